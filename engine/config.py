@@ -1,0 +1,44 @@
+"""What the engine is asked to be, and what the scheduler is told it is. Frozen; "auto" values are
+resolved into new objects, never written back. Standard library only; knows no defaults but its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+LoadFormat = Literal["auto", "dummy"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """The engine as asked for, before it is known what the machine and the model can do.
+
+    `None` and "auto" mean: let the engine choose. Memory is in bytes.
+    """
+
+    model_path: str
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    load_format: LoadFormat = "auto"
+    block_size: int = 16
+    kv_cache_memory: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    max_model_len: int | None = None
+    enable_prefix_caching: bool = True
+    num_threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """The resolved limits that scheduling policy works with."""
+
+    num_blocks: int
+    block_size: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    enable_prefix_caching: bool = True

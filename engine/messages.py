@@ -1,0 +1,100 @@
+"""What the API process and the engine process say to each other, as msgspec types (no pickle).
+
+Frames are a 4-byte little-endian length and a MessagePack body. One `Step` carries the outputs of
+all requests of one engine step. `request.py` types travel inside as they are.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.config import EngineConfig
+from engine.request import ChoiceOutput, Request
+
+
+class EngineInfo(msgspec.Struct, frozen=True):
+    """The engine as it came up: what the banner, `/v1/models` and admission need to know."""
+
+    architecture: str
+    vocab_size: int
+    num_parameters: int
+    max_model_len: int
+    device: str
+    dtype: str
+    kernels: str
+    num_blocks: int
+    block_size: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    load_seconds: float
+
+
+class EngineStats(msgspec.Struct, frozen=True):
+    """Counts at one moment (gauges first), and totals since the engine process started."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_blocks_used: int = 0
+    num_blocks_cached: int = 0
+    num_blocks_total: int = 0
+    num_steps: int = 0
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_generated_tokens: int = 0
+    num_preemptions: int = 0
+
+
+# API process -> engine process
+
+
+class Init(msgspec.Struct, tag=True, frozen=True):
+    """The first message: what engine to be."""
+
+    config: EngineConfig
+
+
+class Add(msgspec.Struct, tag=True, frozen=True):
+    requests: list[Request]
+
+
+class Abort(msgspec.Struct, tag=True, frozen=True):
+    """End a request, or one choice of it. Unknown and finished ones are ignored."""
+
+    request_id: str
+    index: int | None = None
+
+
+class GetStats(msgspec.Struct, tag=True, frozen=True):
+    pass
+
+
+# engine process -> API process
+
+
+class Loading(msgspec.Struct, tag=True, frozen=True):
+    """Progress of the start: a phase in words and the share of it that is done, 0 to 1."""
+
+    phase: str
+    fraction: float
+
+
+class Ready(msgspec.Struct, tag=True, frozen=True):
+    info: EngineInfo
+
+
+class Step(msgspec.Struct, tag=True, frozen=True):
+    outputs: list[ChoiceOutput]
+
+
+class Stats(msgspec.Struct, tag=True, frozen=True):
+    stats: EngineStats
+
+
+class Fatal(msgspec.Struct, tag=True, frozen=True):
+    """The engine cannot start or go on. `message` is one line for the user."""
+
+    message: str
+
+
+ToEngine = Init | Add | Abort | GetStats
+FromEngine = Loading | Ready | Step | Stats | Fatal

@@ -1,0 +1,92 @@
+"""What is asked of the engine and what it answers: token ids and numbers, no text, no HTTP.
+
+Standard library only. These types cross the process boundary; `messages.py` says how.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why a choice ended. STOP and LENGTH are answers; ABORT and ERROR are not."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is drawn, with every "off" value as the default.
+
+    `seed` fixes the noise: a token is a pure function of (seed, choice index, position, logits).
+    `stop_token_ids` end a choice (the server puts the model's end-of-sequence ids here too).
+    `logprobs` and `prompt_logprobs` are the number of alternatives wanted; None means none at all,
+    0 means the token's own log-probability only.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    seed: int = 0
+    max_tokens: int = 16
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt and the `n` choices wanted for it. `prompt_token_ids` is never empty.
+
+    `cache_salt` separates prefix caches: equal prompts share pages only under an equal salt.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    sampling: SamplingParams = SamplingParams()
+    n: int = 1
+    cache_salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities at one position, of the distribution before any sampling parameter.
+
+    `top_token_ids` and `top_logprobs` run in parallel, best first. All are >= -9999.0.
+    """
+
+    logprob: float
+    top_token_ids: list[int]
+    top_logprobs: list[float]
+
+
+@dataclass(slots=True)
+class ChoiceOutput:
+    """What one step brought for one choice of one request.
+
+    `token_ids` are the new tokens, the stop token included. `logprobs` has one entry for each of
+    them when asked for. `prompt_logprobs` has one entry for each prompt token (None for the first)
+    and comes once, with the first output of choice 0. `stop_token_id` names the id that ended the
+    choice. `num_cached_tokens` says how much of the prompt was not computed again. `error` is a
+    sentence for the user, present when `finish_reason` is ERROR.
+    """
+
+    request_id: str
+    index: int
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    num_cached_tokens: int = 0
+    error: str | None = None
