@@ -1,0 +1,23 @@
+"""What the engine raises. Every message is one line for the user: what, where, what to do.
+
+OctavoError
+├── CheckpointError    a model cannot be found, fetched, read or understood
+├── EngineStartError   the engine process did not come up
+└── EngineDeadError    the engine process went away under a request
+"""
+
+
+class OctavoError(Exception):
+    """Base of all errors that a user is meant to read."""
+
+
+class CheckpointError(OctavoError):
+    """A model cannot be found, fetched, read or understood."""
+
+
+class EngineStartError(OctavoError):
+    """The engine process did not come up."""
+
+
+class EngineDeadError(OctavoError):
+    """The engine process went away under a request."""
