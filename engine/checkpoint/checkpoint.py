@@ -64,7 +64,7 @@ class Checkpoint:
     @property
     def tensor_names(self) -> list[str]:
         """The weights' names, in the order of the forward pass; empty when opened without."""
-        return list(self._tensors)
+        return [name for name in tensor_shapes(self.config) if name in self._tensors]
 
     def tensor(self, name: str) -> TensorData:
         """One weight, unconverted. CheckpointError when there is none of that name."""
