@@ -54,7 +54,8 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """A short name for people: the file's or folder's own."""
-        return self.path.stem if self.path.is_file() else self.path.name
+        path = self.path.resolve() if self.path.name in ("", "..") else self.path
+        return path.stem if path.is_file() else path.name
 
     @property
     def num_parameters(self) -> int:

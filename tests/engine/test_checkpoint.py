@@ -69,10 +69,12 @@ def test_builtin_model(builtin_model: Path) -> None:
     assert np.isfinite(dequantize(checkpoint.tensor("model.embed_tokens.weight"))).all()
 
 
-def test_name_and_path(tmp_path: Path) -> None:
+def test_name_and_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_gguf(tmp_path / "Tiny-1.5.Q4_1.gguf")
     assert (open_checkpoint(path).name, open_checkpoint(path).path) == ("Tiny-1.5.Q4_1", path)
-    assert open_checkpoint(write_huggingface(tmp_path / "Tiny-1.5")).name == "Tiny-1.5"
+    folder = write_huggingface(tmp_path / "Tiny-1.5")
+    monkeypatch.chdir(folder)
+    assert open_checkpoint(folder).name == open_checkpoint(Path()).name == "Tiny-1.5"
 
 
 def test_folder_with_one_gguf_file(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz") / "x.safetensors"
 
 
-@settings(max_examples=300, deadline=2000)
+@settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_a_damaged_file_gives_a_checkpoint_error_or_sound_tensors(
     valid: bytes, scratch: Path, data: st.DataObject
