@@ -61,8 +61,8 @@ def _find_local(name: str) -> Path | None:
         path = _to_path(name)
         if not name or not path.exists():
             return None
-    except (OSError, ValueError) as error:  # no permission; a name no file system takes
-        raise CheckpointError(f"cannot look for {name!r}: {error}") from error
+    except OSError as error:  # no permission; too long for a file name
+        raise CheckpointError(f"cannot look for {name[:100]!r}: {error.strerror}") from error
     if path.is_file() and path.suffix.lower() != ".gguf":
         advice = "give the folder it lies in" if path.suffix == ".safetensors" else _FORMS
         raise CheckpointError(f"{path} is not a .gguf file; {advice}")
