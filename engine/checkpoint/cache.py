@@ -25,8 +25,12 @@ def default_cache_dir() -> Path:
     """`$XDG_CACHE_HOME/octavo`, or `~/.cache/octavo`. The server's settings may say otherwise."""
     xdg = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG specification: a relative path there is invalid and must be ignored.
-    base = Path(xdg) if os.path.isabs(xdg) else Path("~/.cache").expanduser()
-    return base / "octavo"
+    if os.path.isabs(xdg):
+        return Path(xdg, "octavo")
+    try:
+        return Path.home() / ".cache" / "octavo"
+    except RuntimeError as error:  # a user without a name, as containers have them
+        raise CheckpointError("this user has no home folder: set OCTAVO_CACHE to one") from error
 
 
 @contextmanager

