@@ -44,7 +44,7 @@ WEB = "fastapi starlette pydantic pydantic_settings uvicorn msgspec tiktoken tok
 
 LAYERS = {
     # The client is a distribution of its own and knows nothing of ours.
-    "octavo_client": layer(others="httpx pydantic"),
+    "octavo_client": layer(others="httpx pydantic typing_extensions"),
     "octavo_client.cli": layer("octavo_client", "click rich"),
     "octavo_client.__main__": layer("octavo_client"),
     # The server sees the engine's facade and nothing behind it.
@@ -94,7 +94,12 @@ LAYERS = {
 # Where a module is chosen by name: the child's entry, and the registries.
 LATE_IMPORTS = ("engine.process", "engine.kernels", "engine.models", "engine.attention")
 # The environment is read once. A child needs its parent's, and the cache has a place by custom.
-ENVIRONMENT = ("server.settings", "engine.client", "engine.checkpoint.cache")
+ENVIRONMENT = (
+    "server.settings",
+    "octavo_client._config",
+    "engine.client",
+    "engine.checkpoint.cache",
+)
 
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal"}
 UNSAFE_BUILTINS = {"eval", "exec", "__import__"}
