@@ -155,12 +155,13 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[max(0, min(len(values) - 1, int(share * len(values) + 0.999999) - 1))]
 
 
-def report(num_streams: int, answers: list[Answer], seconds: float) -> None:
+def report(num_streams: int, answers: list[Answer], seconds: float) -> int:
+    """Print a line of the table; the number of failures."""
     good = [answer for answer in answers if answer.error is None]
     failures = [answer.error for answer in answers if answer.error is not None]
     if not good:
         print(f"{num_streams:>7}  all {len(answers)} requests failed: {failures[0]}")
-        return
+        return len(failures)
     first = [1e3 * (a.arrivals[0] - a.started) for a in good]
     gaps = [
         1e3 * (later - earlier)
@@ -176,6 +177,7 @@ def report(num_streams: int, answers: list[Answer], seconds: float) -> None:
     )
     if failures:
         print(f"        first failure: {failures[0]}")
+    return len(failures)
 
 
 def only_model(url: str) -> str:
@@ -215,7 +217,8 @@ def octavo(model: str | None, port: int) -> Iterator[str]:
         process.wait(60)
 
 
-def measure(url: str, model: str | None, args: argparse.Namespace) -> None:
+def measure(url: str, model: str | None, args: argparse.Namespace) -> int:
+    """Print the table for the server at `url`; the number of requests that failed."""
     url = url.rstrip("/").removesuffix("/v1")
     work = Workload(
         model=model or only_model(url),
@@ -231,11 +234,13 @@ def measure(url: str, model: str | None, args: argparse.Namespace) -> None:
     )
     print("streams requests output tok/s  TTFT p50  TTFT p99  ITL p50  ITL p99 failures")
     noise = random.Random(args.seed)  # noqa: S311
+    num_failures = 0
     for num_streams in args.streams:
         asyncio.run(run(url, work, num_streams, num_streams, noise))  # warm-up
         num_requests = num_streams * args.rounds
         answers, seconds = asyncio.run(run(url, work, num_streams, num_requests, noise))
-        report(num_streams, answers, seconds)
+        num_failures += report(num_streams, answers, seconds)
+    return num_failures
 
 
 def main() -> None:
@@ -257,11 +262,15 @@ def main() -> None:
         help="of the prompts; a seed used twice on one server measures its prefix cache",
     )
     args = parser.parse_args()
-    if args.url:
-        measure(args.url, args.model, args)
-    else:
-        with octavo(args.model, args.port) as url:
-            measure(url, None, args)
+    try:
+        if args.url:
+            num_failures = measure(args.url, args.model, args)
+        else:
+            with octavo(args.model, args.port) as url:
+                num_failures = measure(url, None, args)
+    except urllib.error.URLError as error:
+        sys.exit(f"cannot ask {args.url} for its models: {error}")
+    sys.exit(1 if num_failures else 0)
 
 
 if __name__ == "__main__":

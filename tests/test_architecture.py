@@ -90,13 +90,14 @@ LAYERS = {
     ),
     "engine.runner": layer(
         f"{CONTRACTS} engine.batch engine.messages engine.device engine.models "
-        "engine.attention engine.kv_cache engine.kernels engine.weights engine.sampler engine.checkpoint",
+        "engine.attention engine.kv_cache engine.kernels engine.weights engine.sampler "
+        "engine.checkpoint",
         TENSORS,
     ),
 }
 
-# Where a module is chosen by name: the child's entry, and the registries. And huggingface_hub, which
-# takes long to import and is needed for hub ids alone.
+# Where a module is chosen by name: the child's entry, and the registries. And huggingface_hub,
+# which takes long to import and is needed for hub ids alone.
 LATE_IMPORTS = (
     "engine.process",
     "engine.kernels.",
