@@ -57,7 +57,7 @@ def is_healthy(address: str) -> bool:
 
 def run(command: list[str]) -> str:
     result = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, timeout=60
+        command, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, timeout=110
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
