@@ -102,6 +102,7 @@ async def test_a_process_that_does_not_go_is_killed(
     monkeypatch.setattr(engine.supervisor, "EXIT_GRACE_SECONDS", 0.05)
     pid = watched.pid
     os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
     await watched.supervisor.close()
     assert f"engine process {pid} does not end; killing it" in caplog.text
     with pytest.raises(ProcessLookupError):
