@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -86,6 +87,12 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def kill_unnoticed(pid: int) -> None:
+    """Gone when this returns, while the event loop had no chance to see it."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
 @pytest.fixture(autouse=True)
 def _importable_child(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
@@ -151,9 +158,9 @@ class TestOutputStream:
         stream.abort("a", 7)
         stream.put(ChoiceOutput("a", 0, [1], FinishReason.STOP))
         stream.abort("a", 0)
+        assert len(await anext(stream)) == 1
         stream.close()
         assert aborted == []
-        assert len(await anext(stream)) == 1
 
     async def test_leaving_aborts_the_rest_and_ends_a_waiting_reader(self) -> None:
         stream, aborted = self.make(make_request("a", [1]), make_request("b", [1], n=2))
@@ -163,7 +170,7 @@ class TestOutputStream:
             stream.put(ChoiceOutput("a", 0, [1], FinishReason.STOP))
         stream.close()
         assert aborted == [("b", None)]
-        assert await reader == {("a", 0): [1]}
+        assert await reader == {}
 
     async def test_giving_up_a_wait_loses_nothing(self) -> None:
         stream, aborted = self.make(make_request("a", [1]))
@@ -358,8 +365,7 @@ class TestDeath:
     async def test_abort_between_death_and_its_discovery(self, client: EngineClient) -> None:
         assert client.pid is not None
         streams = [client.add([make_request(f"r{i}", [1])]) for i in range(10)]
-        os.kill(client.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, client.pid, os.WEXITED | os.WNOWAIT)  # the event loop sleeps meanwhile
+        kill_unnoticed(client.pid)
         for stream in streams:
             stream.close()
             assert await read_all(stream) == {}
@@ -397,8 +403,11 @@ class TestLifeCycle:
         with pytest.raises(EngineDeadError):
             client.add([make_request("a", [1])])
         await client.close()
+        printed = capfd.readouterr()
+        assert printed.out == "", "standard output is the API process's own"
+        assert "the fake engine loads" in printed.err
         # A user's mistake is one line; a bug shows where it is.
-        assert ("Traceback" in capfd.readouterr().err) == (model_path == "broken")
+        assert ("Traceback" in printed.err) == (model_path == "broken")
 
     async def test_no_such_module(self) -> None:
         client = EngineClient(EngineConfig(""), module="no_such_module")
@@ -445,6 +454,18 @@ class TestLifeCycle:
         assert client.pid is not None
         assert not is_alive(client.pid)
         await client.close()
+
+    async def test_cancelled_at_any_moment_of_the_start(self) -> None:
+        for num_rounds in range(6):
+            client = make_client()
+            start = asyncio.create_task(client.start())
+            for _ in range(num_rounds):
+                await asyncio.sleep(0)
+            start.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await start
+            await client.close()
+        gc.collect()  # what was left open warns, and warnings are errors
 
     async def test_closed_while_loading(self) -> None:
         client = make_client("hang")
@@ -523,4 +544,4 @@ def test_the_engine_does_not_outlive_its_parent(model_path: str, awaited: str) -
                 break
         parent.kill()
         # Both write to this pipe, so it ends when both are gone.
-        assert parent.communicate(timeout=20)[1] == ""
+        assert parent.communicate(timeout=20)[1] == "the fake engine loads\n"

@@ -50,6 +50,11 @@ class Watched:
             await asyncio.sleep(0.005)
 
 
+def suspend(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+
+
 @pytest.fixture
 async def watched() -> AsyncIterator[Watched]:
     watched = Watched()
@@ -101,8 +106,7 @@ async def test_a_process_that_does_not_go_is_killed(
 ) -> None:
     monkeypatch.setattr(engine.supervisor, "EXIT_GRACE_SECONDS", 0.05)
     pid = watched.pid
-    os.kill(pid, signal.SIGSTOP)
-    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+    suspend(pid)
     await watched.supervisor.close()
     assert f"engine process {pid} does not end; killing it" in caplog.text
     with pytest.raises(ProcessLookupError):
