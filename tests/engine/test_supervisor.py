@@ -17,12 +17,7 @@ from engine.config import EngineConfig
 from engine.messages import FromEngine
 from engine.supervisor import Backoff, Supervisor
 
-TESTS = Path(__file__).parent.parent
-
-
-@pytest.fixture(autouse=True)
-def _importable_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+pytestmark = pytest.mark.usefixtures("child_on_path")
 
 
 class Watched:
