@@ -115,7 +115,7 @@ class BytePairEncoder:
 
 
 def _pattern(pre: str | None) -> str:
-    if pre not in PATTERNS:
+    if pre is None or pre not in PATTERNS:
         raise CheckpointError(
             f"the pre-tokenizer {pre!r} (tokenizer.ggml.pre) is not supported; "
             f"these are: {', '.join(sorted(PATTERNS))}"
@@ -126,7 +126,10 @@ def _pattern(pre: str | None) -> str:
 def _to_bytes(token: str, token_type: int) -> bytes:
     """What a token adds to the text. User-defined tokens are written as they are."""
     if token_type == _NORMAL:
-        return alphabet_to_bytes(token)
+        try:
+            return alphabet_to_bytes(token)
+        except ValueError:
+            raise CheckpointError(f"the token {token!r} is no byte-level BPE token") from None
     return token.encode() if token_type == _USER_DEFINED else b""
 
 

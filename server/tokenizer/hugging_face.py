@@ -84,7 +84,7 @@ class _DecodingRule:
         return token.encode()
 
 
-def _read_rule(decoder: dict[str, Any] | None, path: Path) -> _DecodingRule:
+def _read_rule(decoder: Any, path: Path) -> _DecodingRule:
     """Read the decoder of a `tokenizer.json`. Raises CheckpointError for kinds not supported."""
     rule = _DecodingRule()
     for step in _steps(decoder):
@@ -107,7 +107,7 @@ def _read_rule(decoder: dict[str, Any] | None, path: Path) -> _DecodingRule:
     return rule
 
 
-def _steps(decoder: dict[str, Any] | None) -> Iterator[dict[str, Any] | None]:
+def _steps(decoder: Any) -> Iterator[Any]:
     if decoder is not None and decoder["type"] == "Sequence":
         for step in decoder["decoders"]:
             yield from _steps(step)

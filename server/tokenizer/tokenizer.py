@@ -83,12 +83,8 @@ class VocabularyTokenizer:
     def encode(self, text: str) -> list[int]:
         text.encode()  # tiktoken would replace lone surrogates in silence; this raises
         token_ids = self._encode_text(text)
-        if (
-            self._adds_bos
-            and self.bos_token_id is not None
-            and token_ids[:1] != [self.bos_token_id]
-        ):
-            token_ids.insert(0, self.bos_token_id)
+        if token_ids[:1] != self._prefix_ids:
+            token_ids = self._prefix_ids + token_ids
         return token_ids or [self._empty_text_id()]
 
     def decode(self, token_ids: Sequence[int]) -> str:
