@@ -38,8 +38,11 @@ _LETTERS = {byte: chr(letter) for letter, byte in _ALPHABET.items() if byte < 0x
 
 
 def alphabet_to_bytes(token: str) -> bytes:
-    """The bytes a token string stands for. Raises ValueError if it is not in the alphabet."""
-    return token.translate(_ALPHABET).encode("latin-1")
+    """The bytes a token string stands for; one with other characters stands for itself."""
+    try:
+        return token.translate(_ALPHABET).encode("latin-1")
+    except ValueError:
+        return token.encode()
 
 
 def load_gguf(data: TokenizerData) -> VocabularyTokenizer:
@@ -126,10 +129,7 @@ def _pattern(pre: str | None) -> str:
 def _to_bytes(token: str, token_type: int) -> bytes:
     """What a token adds to the text. User-defined tokens are written as they are."""
     if token_type == _NORMAL:
-        try:
-            return alphabet_to_bytes(token)
-        except ValueError:
-            raise CheckpointError(f"the token {token!r} is no byte-level BPE token") from None
+        return alphabet_to_bytes(token)
     return token.encode() if token_type == _USER_DEFINED else b""
 
 

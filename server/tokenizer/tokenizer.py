@@ -30,7 +30,8 @@ class Tokenizer(Protocol):
         """The most bytes of UTF-8 text that one token can stand for."""
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a prompt, never none: a text without any gives BOS (or EOS) alone.
+        """The ids of a prompt. A text without any gives the start of a document: BOS or EOS alone,
+        nothing if the model has neither.
 
         Special tokens written in the text are parsed. BOS comes first if the model wants it and the
         text does not begin with it. Raises ValueError for lone surrogates.
@@ -75,17 +76,17 @@ class VocabularyTokenizer:
         self._encode_text = encode_text
         self._token_bytes = token_bytes
         self._special_names = special_names
-        self._prefix_ids: list[int] = []
-        if add_bos and data.bos_token_id is not None:
-            self._prefix_ids = [data.bos_token_id]
-        self._document_start_id = data.bos_token_id if drops_first_space else None
+        bos_ids = [] if data.bos_token_id is None else [data.bos_token_id]
+        self._prefix_ids = bos_ids if add_bos else []
+        self._document_start = bos_ids or data.eos_token_ids[:1]
+        self._drops_space_after = data.bos_token_id if drops_first_space else None
 
     def encode(self, text: str) -> list[int]:
         text.encode()  # tiktoken would replace lone surrogates in silence; this raises
         token_ids = self._encode_text(text)
         if token_ids[:1] != self._prefix_ids:
             token_ids = self._prefix_ids + token_ids
-        return token_ids or [self._empty_text_id()]
+        return token_ids or list(self._document_start)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         decoder = self.stream_decoder()
@@ -101,14 +102,7 @@ class VocabularyTokenizer:
             return "bytes:" + "".join(map(_escape, data))
 
     def stream_decoder(self) -> StreamDecoder:
-        return StreamDecoder(self._token_bytes, self._document_start_id)
-
-    def _empty_text_id(self) -> int:
-        if self.bos_token_id is not None:
-            return self.bos_token_id
-        if self.eos_token_ids:
-            return self.eos_token_ids[0]
-        raise ValueError("the text has no tokens, and the model no token that begins a document")
+        return StreamDecoder(self._token_bytes, self._drops_space_after)
 
 
 def _escape(byte: int) -> str:
