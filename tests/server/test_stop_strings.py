@@ -75,6 +75,7 @@ def test_an_automaton_is_shared_without_sharing_the_text(stops, some, others):
         (["abc", "bc"], ["xabc"], ["x"], "abc"),
         (["abcd", "bc"], ["abc", "x"], ["", "a"], "bc"),
         (["abcd", "bc"], ["abc", "d"], ["", ""], "abcd"),
+        (["xaab_", "aab!!", "b"], ["xaab", "!", "?"], ["", "x", "aa"], "b"),
         (["終わり"], ["これで終", "わ", "り。"], ["これで", "", ""], "終わり"),
     ],
 )
