@@ -85,8 +85,10 @@ def draw_from_nucleus(logits: Tensor, inputs: DrawInputs, token_ids: Tensor) -> 
         drawn[rows] = best[:, 0]
         no_better = keys >= keys.gather(1, best)
         outside = mass.masked_fill(no_better, 0).sum(dim=-1) >= target[:, 0]
+        rows, costs, keys, mass, target, no_better = (
+            tensor[outside] for tensor in (rows, costs, keys, mass, target, no_better)
+        )
         costs.masked_fill_(no_better, torch.inf)
-        rows, costs, keys, mass, target = (t[outside] for t in (rows, costs, keys, mass, target))
     return drawn
 
 

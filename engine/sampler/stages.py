@@ -22,17 +22,17 @@ def penalize(
     presence: Tensor,
     frequency: Tensor,
 ) -> Tensor:
-    """Lower the logits of tokens that have occurred.
+    """The logits of tokens after the penalties for having occurred; unchanged where they did not.
 
-    `logits` [n, vocab], `output_counts` [n, vocab] int32 (occurrences in the output), `in_prompt`
-    [n, vocab] bool; the penalties [n, 1]. Repetition (Keskar et al. 2019, CTRL) covers prompt and
+    `logits` [n, num_tokens], `output_counts` alike, int32 (occurrences in the output), `in_prompt`
+    alike, bool; the penalties [n, 1]. Repetition (Keskar et al. 2019, CTRL) covers prompt and
     output: positive logits are divided by it, negative ones multiplied. Presence and frequency (as
     OpenAI defines them) are subtracted for the output alone, once and per occurrence.
     """
     in_output = output_counts > 0
-    scale = torch.where(in_output | in_prompt, repetition, 1.0)
-    logits = torch.where(logits > 0, logits / scale, logits * scale)
-    return logits - frequency * output_counts - presence * in_output
+    repeated = torch.where(logits > 0, logits / repetition, logits * repetition)
+    penalized = torch.where(in_output | in_prompt, repeated, logits)
+    return penalized.sub_(output_counts * frequency).sub_(in_output * presence)
 
 
 def add_bias(logits: Tensor, flat_ids: Tensor, bias: Tensor) -> None:

@@ -18,7 +18,7 @@ from engine.sampler import stages
 from engine.sampler.draw import DrawInputs, draw_from_all, draw_from_best, draw_from_nucleus
 from engine.sampler.gumbel import noise_keys
 from engine.sampler.logprobs import LogprobTensors, compute_logprobs, to_entries
-from engine.sampler.penalties import PenaltyCounts
+from engine.sampler.occurrences import Occurrences
 from engine.sampler.rows import DrawMethod, IntArray, Numbers, RowTable, uses_penalties
 from engine.sampler.transfer import HostCopy, to_device
 
@@ -27,8 +27,8 @@ INVALID_NUMBERS = (
     "if it repeats, the weights are damaged or need --dtype float32"
 )
 
-# Logits drawn from at once: about what the caches of a CPU core hold, and plenty for a GPU.
-_MAX_ELEMENTS_CPU = 1 << 19
+# Logits worked on at once: temporaries that stay in a CPU's caches, and plenty for a GPU.
+_MAX_ELEMENTS_CPU = 1 << 18
 _MAX_ELEMENTS_GPU = 1 << 25
 
 
@@ -72,7 +72,7 @@ class SamplingState:
         self._vocab_size = vocab_size
         self._device = device
         self._table = RowTable(max_num_seqs, vocab_size)
-        self._counts: PenaltyCounts | None = None
+        self._occurrences: Occurrences | None = None
         self._token_ids = torch.arange(vocab_size, dtype=torch.int32, device=device)[None]
 
     def start(self, row_start: RowStart) -> None:
@@ -80,11 +80,10 @@ class SamplingState:
         self._table.start(row_start)
         if not uses_penalties(row_start.sampling):
             return
-        if self._counts is None:
-            self._counts = PenaltyCounts(self._max_num_seqs, self._vocab_size, self._device)
+        if self._occurrences is None:  # these tables are large, and most servers never need them
+            self._occurrences = Occurrences(self._max_num_seqs, self._vocab_size, self._device)
         token_ids = to_device(np.array(row_start.token_ids, dtype=np.int64), self._device)
-        num_prompt = row_start.num_prompt_tokens
-        self._counts.start(row_start.row, token_ids[:num_prompt], token_ids[num_prompt:])
+        self._occurrences.start(row_start.row, token_ids, row_start.num_prompt_tokens)
 
     def sample(self, logits: Tensor, rows: list[int], positions: list[int]) -> Sampled:
         """Draw one token for each of `rows` (distinct).
@@ -98,7 +97,7 @@ class SamplingState:
         invalid = logits.amax(dim=-1).isfinite().logical_not_()
         edited = self._edit(logits, row_ids, numbers, at)
         token_ids = self._draw(edited, numbers, at).masked_fill_(invalid, 0)
-        self._count(row_ids, numbers, token_ids)
+        self._remember(row_ids, numbers, at, token_ids)
         num_top = numbers["num_top"]
         logprobs = self._logprobs(logits, token_ids, num_top) if (num_top >= 0).any() else None
         return Sampled(token_ids, invalid, logprobs, num_top)
@@ -114,12 +113,7 @@ class SamplingState:
             return logits
         logits = logits.clone()
         if len(penalized):
-            assert self._counts is not None
-            index = to_device(penalized, self._device)
-            counts = self._counts.gather(to_device(rows[penalized], self._device))
-            fields = ("repetition", "presence", "frequency")
-            penalties = self._columns(numbers[penalized], fields)
-            logits[index] = stages.penalize(logits[index], *counts, *penalties)
+            self._penalize(logits, penalized, rows, numbers, positions)
         if len(biased):
             lists = [self._table.lists(row) for row in rows[biased]]
             flat_ids = self._flat_ids(biased, [row.bias_ids for row in lists])
@@ -129,6 +123,26 @@ class SamplingState:
             stop_ids = [self._table.lists(row).stop_ids for row in rows[too_early]]
             stages.forbid(logits, self._flat_ids(too_early, stop_ids))
         return logits
+
+    def _penalize(
+        self,
+        logits: Tensor,
+        members: IntArray,
+        rows: IntArray,
+        numbers: Numbers,
+        positions: IntArray,
+    ) -> None:
+        """Penalties of the rows `members` of the batch, in place."""
+        assert self._occurrences is not None
+        occurred = self._occurrences.gather(
+            to_device(rows[members], self._device), int(positions[members].max())
+        )
+        at = (to_device(members, self._device)[:, None], occurred.token_ids)
+        penalties = self._columns(numbers[members], ("repetition", "presence", "frequency"))
+        # A token listed twice is written twice, with one value.
+        logits[at] = stages.penalize(
+            logits[at], occurred.output_counts, occurred.in_prompt, *penalties
+        )
 
     def _draw(self, logits: Tensor, numbers: Numbers, positions: IntArray) -> Tensor:
         """One token for each row. Rows that need different work are drawn in groups."""
@@ -147,10 +161,8 @@ class SamplingState:
             return logits.argmax(dim=-1)
         on_cpu = self._device.type == "cpu"
         inputs = self._draw_inputs(numbers, positions)
-        step = max(1, (_MAX_ELEMENTS_CPU if on_cpu else _MAX_ELEMENTS_GPU) // self._vocab_size)
-        parts = []
-        for first in range(0, len(numbers), step):
-            part = slice(first, first + step)
+        drawn_parts = []
+        for part in self._parts(len(numbers)):
             part_logits, part_inputs = logits[part], inputs.part(part)
             if method == DrawMethod.ALL:
                 drawn = draw_from_all(part_logits, part_inputs, self._token_ids)
@@ -158,8 +170,14 @@ class SamplingState:
                 drawn = draw_from_nucleus(part_logits, part_inputs, self._token_ids)
             else:
                 drawn = draw_from_best(part_logits, part_inputs, width)
-            parts.append(drawn)
-        return torch.cat(parts)
+            drawn_parts.append(drawn)
+        return torch.cat(drawn_parts)
+
+    def _parts(self, num_rows: int) -> list[slice]:
+        """Slices of the rows, to be worked on one after the other."""
+        limit = _MAX_ELEMENTS_CPU if self._device.type == "cpu" else _MAX_ELEMENTS_GPU
+        step = max(1, limit // self._vocab_size)
+        return [slice(first, first + step) for first in range(0, num_rows, step)]
 
     def _draw_inputs(self, numbers: Numbers, positions: IntArray) -> DrawInputs:
         names = ("temperature", "max_drop", "top_k", "top_p")
@@ -181,12 +199,17 @@ class SamplingState:
         flat_ids = [i * self._vocab_size + ids for i, ids in zip(members, id_lists, strict=True)]
         return to_device(np.concatenate(flat_ids), self._device)
 
-    def _count(self, rows: IntArray, numbers: Numbers, token_ids: Tensor) -> None:
+    def _remember(
+        self, rows: IntArray, numbers: Numbers, positions: IntArray, token_ids: Tensor
+    ) -> None:
+        """Add the drawn tokens to the rows whose next draw is penalized for them."""
         penalized = np.flatnonzero(numbers["penalized"])
         if len(penalized):
-            assert self._counts is not None
-            index = to_device(penalized, self._device)
-            self._counts.add(to_device(rows[penalized], self._device), token_ids[index])
+            assert self._occurrences is not None
+            where = np.stack([penalized, rows[penalized], positions[penalized]])
+            index, row_index, position_index = to_device(where, self._device)
+            length = int(positions[penalized].max()) + 1
+            self._occurrences.add(row_index, position_index, token_ids[index], length)
 
     def _logprobs(self, logits: Tensor, token_ids: Tensor, num_top: IntArray) -> LogprobTensors:
         """Of the rows that asked; as many alternatives for all as one of them wants."""
