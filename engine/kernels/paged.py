@@ -263,7 +263,7 @@ def _chunked_tables(layout: StepLayout, rows: Tensor, num_chunks: int) -> Tensor
 
 
 def _page_rows(block_ids: Tensor, num_kv_heads: int) -> Tensor:
-    """[items, pages] -> rows of kv.view(-1, block_size * head_dim), ordered (2, item, head, page)"""
+    """[items, pages] -> rows of kv.view(-1, block_size * head_dim), by (2, item, head, page)."""
     heads = torch.arange(2 * num_kv_heads, device=block_ids.device).view(2, 1, num_kv_heads, 1)
     return (block_ids[:, None] * (2 * num_kv_heads) + heads).flatten()
 

@@ -1,4 +1,4 @@
-"""The model files by `ModelConfig.architecture`, imported when chosen, and what they have in common.
+"""The model files by `ModelConfig.architecture`, imported when chosen, and their common face.
 
 A model takes the tokens of a step and gives hidden states; only the rows that need logits pay for
 the vocabulary.
@@ -36,15 +36,11 @@ class Model(Protocol):
         """What to load before the first `forward`."""
 
 
-def build_model(
-    config: ModelConfig, kernels: Kernels, max_model_len: int, device: torch.device
-) -> Model:
+def build_model(config: ModelConfig, kernels: Kernels, device: torch.device) -> Model:
     """A model without weights. Raises CheckpointError for an architecture that has no file."""
     if config.architecture not in _MODELS:
         known = ", ".join(sorted(_MODELS))
         raise CheckpointError(f"no model file for architecture {config.architecture!r} ({known})")
     module, _, name = _MODELS[config.architecture].partition(":")
-    model: Model = getattr(importlib.import_module(module), name)(
-        config, kernels, max_model_len, device
-    )
+    model: Model = getattr(importlib.import_module(module), name)(config, kernels, device)
     return model

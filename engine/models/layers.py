@@ -1,4 +1,4 @@
-"""Parts that model files share: weights with their checkpoint names, and rotary tables."""
+"""Parts that model files share: weights with their checkpoint names, and rotary angles."""
 
 from __future__ import annotations
 
@@ -86,19 +86,21 @@ class Projection:
         self.matrix = self.kernels.pack_linear(weight, self.bias)
 
 
-def rotary_table(config: ModelConfig, num_positions: int, device: torch.device) -> Tensor:
-    """[num_positions, 2, head_dim] float32: (cos, cos) and (-sin, sin) of each position.
+class Rotary:
+    """Rotary embedding (Su et al., 2021) in the half-split layout of Hugging Face."""
 
-    Rotary embedding of Su et al., 2021, in the half-split layout of Hugging Face.
-    """
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    frequencies = 1.0 / config.rope_theta**exponents
-    if config.rope_scaling is not None:
-        frequencies = _scaled(frequencies, config.rope_scaling)
-    angles = torch.arange(num_positions, dtype=torch.float32)[:, None] * frequencies
-    cos, sin = angles.cos(), angles.sin()
-    table = torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)), dim=1)
-    return table.to(device)
+    def __init__(self, config: ModelConfig, device: torch.device) -> None:
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+        frequencies = 1.0 / config.rope_theta**exponents
+        if config.rope_scaling is not None:
+            frequencies = _scaled(frequencies, config.rope_scaling)
+        self.frequencies = frequencies.to(device)  # [head_dim / 2]
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        """[num_tokens] -> [num_tokens, 2, head_dim] float32: (cos, cos) and (-sin, sin)."""
+        angles = positions[:, None].float() * self.frequencies
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat((cos, cos, -sin, sin), dim=-1).view(len(positions), 2, -1)
 
 
 def _scaled(frequencies: Tensor, scaling: RopeScaling) -> Tensor:

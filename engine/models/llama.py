@@ -16,7 +16,7 @@ from engine.attention import AttentionPlan
 from engine.checkpoint.model_config import ModelConfig
 from engine.kernels.base import Kernels
 from engine.kv_cache import KVCache
-from engine.models.layers import Projection, RMSNorm, WeightGroup, rotary_table
+from engine.models.layers import Projection, RMSNorm, Rotary, WeightGroup
 
 
 class Llama:
@@ -24,18 +24,16 @@ class Llama:
 
     embedding: Tensor  # [vocab_size, hidden_size]
 
-    def __init__(
-        self, config: ModelConfig, kernels: Kernels, max_model_len: int, device: torch.device
-    ) -> None:
+    def __init__(self, config: ModelConfig, kernels: Kernels, device: torch.device) -> None:
         self.config = config
-        self.rotary = rotary_table(config, max_model_len, device)
+        self.rotary = Rotary(config, device)
         self.layers = [DecoderLayer(config, kernels, i) for i in range(config.num_layers)]
         self.norm = RMSNorm(kernels, "model.norm", config.hidden_size, config.rms_norm_eps)
         self.lm_head = Projection(kernels, {"lm_head": config.vocab_size}, config.hidden_size)
 
     def forward(self, token_ids: Tensor, plan: AttentionPlan, kv_cache: KVCache) -> Tensor:
         """token_ids [num_tokens] -> hidden states after the last norm [num_tokens, hidden_size]"""
-        cos_sin = self.rotary.index_select(0, plan.positions)  # [num_tokens, 2, head_dim]
+        cos_sin = self.rotary(plan.positions)  # [num_tokens, 2, head_dim]
         x = F.embedding(token_ids, self.embedding)
         residual = torch.zeros_like(x)
         for layer, kv in zip(self.layers, kv_cache.layers, strict=True):
@@ -113,16 +111,13 @@ class Attention:
         num_tokens, head_dim = x.shape[0], self.config.head_dim
         qkv = self.qkv(x).view(num_tokens, -1, head_dim)  # queries, then keys, then values
         if self.config.qk_norm:
-            q, k, _ = qkv.split(self._heads, dim=1)
+            num_heads, num_kv_heads = self.config.num_heads, self.config.num_kv_heads
+            q, k = qkv[:, :num_heads], qkv[:, num_heads : num_heads + num_kv_heads]
             q.copy_(self.q_norm(q))
             k.copy_(self.k_norm(k))
         q = self.kernels.rotary_store_kv(qkv, cos_sin, kv, plan)
         attended = self.kernels.paged_attention(q, kv, plan)
         return self.output(attended.view(num_tokens, -1))
-
-    @property
-    def _heads(self) -> list[int]:
-        return [self.config.num_heads, self.config.num_kv_heads, self.config.num_kv_heads]
 
     def weight_groups(self) -> Iterator[WeightGroup]:
         yield from self.qkv.weight_groups()
