@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 199,
-    "hidden_size": 64,
+    "hidden_size": 96,
     "intermediate_size": 160,
     "num_hidden_layers": 3,
     "num_attention_heads": 6,
@@ -55,8 +55,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "linear-rope": ("LlamaConfig", {"rope_parameters": _SCALING_LINEAR}),
     "all-heads-own-kv": ("LlamaConfig", {"num_key_value_heads": 6}),
     "mistral": ("MistralConfig", {"sliding_window": None}),
-    "qwen2": ("Qwen2Config", {"head_dim": None, "hidden_size": 96}),
-    "qwen3": ("Qwen3Config", {"tie_word_embeddings": True}),
+    "qwen2": ("Qwen2Config", {"head_dim": None}),
+    "qwen3": ("Qwen3Config", {"tie_word_embeddings": True, "head_dim": 32}),
 }
 
 
