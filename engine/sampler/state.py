@@ -1,0 +1,227 @@
+"""Sampling for the rows of the runner: plans the stages of a launch, keeps what rows carry along.
+
+`sample` only queues work on the device; `Sampled.wait` reads the result. A stage that no row needs
+is left out, and a row's token never depends on the other rows of the launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.batch import RowStart
+from engine.request import TokenLogprobs
+from engine.sampler import stages
+from engine.sampler.draw import DrawInputs, draw_from_all, draw_from_best, draw_from_nucleus
+from engine.sampler.gumbel import noise_keys
+from engine.sampler.logprobs import LogprobTensors, compute_logprobs, to_entries
+from engine.sampler.occurrences import Occurrences
+from engine.sampler.rows import DrawMethod, IntArray, Numbers, RowTable, uses_penalties
+from engine.sampler.transfer import HostCopy, to_device
+
+INVALID_NUMBERS = (
+    "the model produced invalid numbers (NaN or infinity) for this request; "
+    "if it repeats, the weights are damaged or need --dtype float32"
+)
+
+# Logits worked on at once: temporaries that stay in a CPU's caches, and plenty for a GPU.
+_MAX_ELEMENTS_CPU = 1 << 18
+_MAX_ELEMENTS_GPU = 1 << 25
+
+
+class Sampled:
+    """The tokens of one launch: at once on the device, on the host after `wait`."""
+
+    def __init__(
+        self,
+        token_ids: Tensor,
+        invalid: Tensor,
+        logprobs: LogprobTensors | None,
+        num_top: np.ndarray,
+    ) -> None:
+        self.token_ids = token_ids  # [num_samples] int64, on the device
+        self._num_top = num_top
+        self._copy = HostCopy([token_ids, invalid, *(logprobs or ())])
+
+    def wait(self) -> tuple[list[int], list[TokenLogprobs | None], list[str | None]]:
+        """Token ids, log-probabilities (None where not asked for) and errors, one for each sample.
+
+        A row with an error has token id 0 and no log-probabilities.
+        """
+        token_ids, invalid, *logprobs = self._copy.wait()
+        errors = [INVALID_NUMBERS if bad else None for bad in invalid.tolist()]
+        entries: list[TokenLogprobs | None] = [None] * len(errors)
+        if logprobs:
+            asked = np.flatnonzero(self._num_top >= 0)
+            num_top = self._num_top[asked].tolist()
+            for i, entry in zip(
+                asked.tolist(), to_entries(LogprobTensors(*logprobs), num_top), strict=True
+            ):
+                entries[i] = None if errors[i] else entry
+        return token_ids.tolist(), entries, errors
+
+
+class SamplingState:
+    """What each of `max_num_seqs` rows asked for, and the counts that penalties need."""
+
+    def __init__(self, max_num_seqs: int, vocab_size: int, device: torch.device) -> None:
+        self._max_num_seqs = max_num_seqs
+        self._vocab_size = vocab_size
+        self._device = device
+        self._table = RowTable(max_num_seqs, vocab_size)
+        self._occurrences: Occurrences | None = None
+        self._token_ids = torch.arange(vocab_size, dtype=torch.int32, device=device)[None]
+
+    def start(self, row_start: RowStart) -> None:
+        """A sequence enters a row: take its parameters, count its tokens if it has penalties."""
+        self._table.start(row_start)
+        if not uses_penalties(row_start.sampling):
+            return
+        if self._occurrences is None:  # these tables are large, and most servers never need them
+            self._occurrences = Occurrences(self._max_num_seqs, self._vocab_size, self._device)
+        token_ids = to_device(np.array(row_start.token_ids, dtype=np.int64), self._device)
+        self._occurrences.start(row_start.row, token_ids, row_start.num_prompt_tokens)
+
+    def sample(self, logits: Tensor, rows: list[int], positions: list[int]) -> Sampled:
+        """Draw one token for each of `rows` (distinct).
+
+        `logits` [num_samples, vocab] float32, not changed. `positions[i]` is the position that the
+        token will take: the number of tokens before it.
+        """
+        assert logits.shape == (len(rows), self._vocab_size) and len(rows) == len(positions)
+        row_ids, at = np.array(rows, dtype=np.int64), np.array(positions, dtype=np.int64)
+        numbers = self._table.numbers(row_ids)
+        invalid = logits.amax(dim=-1).isfinite().logical_not_()
+        edited = self._edit(logits, row_ids, numbers, at)
+        token_ids = self._draw(edited, numbers, at).masked_fill_(invalid, 0)
+        self._remember(row_ids, numbers, at, token_ids)
+        num_top = numbers["num_top"]
+        logprobs = self._logprobs(logits, token_ids, num_top) if (num_top >= 0).any() else None
+        return Sampled(token_ids, invalid, logprobs, num_top)
+
+    def _edit(
+        self, logits: Tensor, rows: IntArray, numbers: Numbers, positions: IntArray
+    ) -> Tensor:
+        """Penalties, logit bias and the min_tokens mask, on a copy if any row has one of them."""
+        penalized = np.flatnonzero(numbers["penalized"])
+        biased = np.flatnonzero(numbers["biased"])
+        too_early = np.flatnonzero(positions < numbers["min_position"])
+        if not (len(penalized) or len(biased) or len(too_early)):
+            return logits
+        logits = logits.clone()
+        if len(penalized):
+            self._penalize(logits, penalized, rows, numbers, positions)
+        if len(biased):
+            lists = [self._table.lists(row) for row in rows[biased]]
+            flat_ids = self._flat_ids(biased, [row.bias_ids for row in lists])
+            bias = np.concatenate([row.bias for row in lists])
+            stages.add_bias(logits, flat_ids, to_device(bias, self._device))
+        if len(too_early):
+            stop_ids = [self._table.lists(row).stop_ids for row in rows[too_early]]
+            stages.forbid(logits, self._flat_ids(too_early, stop_ids))
+        return logits
+
+    def _penalize(
+        self,
+        logits: Tensor,
+        members: IntArray,
+        rows: IntArray,
+        numbers: Numbers,
+        positions: IntArray,
+    ) -> None:
+        """Penalties of the rows `members` of the batch, in place."""
+        assert self._occurrences is not None
+        occurred = self._occurrences.gather(
+            to_device(rows[members], self._device), int(positions[members].max())
+        )
+        at = (to_device(members, self._device)[:, None], occurred.token_ids)
+        penalties = self._columns(numbers[members], ("repetition", "presence", "frequency"))
+        # A token listed twice is written twice, with one value.
+        logits[at] = stages.penalize(
+            logits[at], occurred.output_counts, occurred.in_prompt, *penalties
+        )
+
+    def _draw(self, logits: Tensor, numbers: Numbers, positions: IntArray) -> Tensor:
+        """One token for each row. Rows that need different work are drawn in groups."""
+        token_ids = torch.zeros(len(numbers), dtype=torch.int64, device=self._device)
+        for members in _groups(numbers):
+            if len(members) == len(numbers):
+                return self._draw_group(logits, numbers, positions)
+            index = to_device(members, self._device)
+            token_ids[index] = self._draw_group(logits[index], numbers[members], positions[members])
+        return token_ids
+
+    def _draw_group(self, logits: Tensor, numbers: Numbers, positions: IntArray) -> Tensor:
+        """Rows of one method and width, a part of them at a time."""
+        method, width = numbers["method"][0], int(numbers["width"][0])
+        if method == DrawMethod.GREEDY:
+            return logits.argmax(dim=-1)
+        on_cpu = self._device.type == "cpu"
+        inputs = self._draw_inputs(numbers, positions)
+        drawn_parts = []
+        for part in self._parts(len(numbers)):
+            part_logits, part_inputs = logits[part], inputs.part(part)
+            if method == DrawMethod.ALL:
+                drawn = draw_from_all(part_logits, part_inputs, self._token_ids)
+            elif method == DrawMethod.NUCLEUS and on_cpu:
+                drawn = draw_from_nucleus(part_logits, part_inputs, self._token_ids)
+            else:
+                drawn = draw_from_best(part_logits, part_inputs, width)
+            drawn_parts.append(drawn)
+        return torch.cat(drawn_parts)
+
+    def _parts(self, num_rows: int) -> list[slice]:
+        """Slices of the rows, to be worked on one after the other."""
+        limit = _MAX_ELEMENTS_CPU if self._device.type == "cpu" else _MAX_ELEMENTS_GPU
+        step = max(1, limit // self._vocab_size)
+        return [slice(first, first + step) for first in range(0, num_rows, step)]
+
+    def _draw_inputs(self, numbers: Numbers, positions: IntArray) -> DrawInputs:
+        names = ("temperature", "max_drop", "top_k", "top_p")
+        temperature, max_drop, top_k, top_p = self._columns(numbers, names)
+        return DrawInputs(
+            temperature=temperature,
+            max_drop=max_drop if np.isfinite(numbers["max_drop"]).any() else None,
+            top_k=top_k.to(torch.int64),
+            top_p=top_p,
+            keys=to_device(noise_keys(numbers["stream"], positions), self._device),
+        )
+
+    def _columns(self, numbers: Numbers, names: Sequence[str]) -> list[Tensor]:
+        """Fields of the table as float32 columns [num_rows, 1], sent in one copy."""
+        columns = np.stack([numbers[name].astype(np.float32) for name in names])
+        return list(to_device(columns[:, :, None], self._device))
+
+    def _flat_ids(self, members: IntArray, id_lists: list[IntArray]) -> Tensor:
+        flat_ids = [i * self._vocab_size + ids for i, ids in zip(members, id_lists, strict=True)]
+        return to_device(np.concatenate(flat_ids), self._device)
+
+    def _remember(
+        self, rows: IntArray, numbers: Numbers, positions: IntArray, token_ids: Tensor
+    ) -> None:
+        """Add the drawn tokens to the rows whose next draw is penalized for them."""
+        penalized = np.flatnonzero(numbers["penalized"])
+        if len(penalized):
+            assert self._occurrences is not None
+            where = np.stack([penalized, rows[penalized], positions[penalized]])
+            index, row_index, position_index = to_device(where, self._device)
+            length = int(positions[penalized].max()) + 1
+            self._occurrences.add(row_index, position_index, token_ids[index], length)
+
+    def _logprobs(self, logits: Tensor, token_ids: Tensor, num_top: IntArray) -> LogprobTensors:
+        """Of the rows that asked; as many alternatives for all as one of them wants."""
+        asked = np.flatnonzero(num_top >= 0)
+        if len(asked) < len(num_top):
+            index = to_device(asked, self._device)
+            logits, token_ids = logits[index], token_ids[index]
+        return compute_logprobs(logits, token_ids, int(num_top.max()))
+
+
+def _groups(numbers: Numbers) -> list[IntArray]:
+    """Indices of the rows that share a method, and for `DrawMethod.BEST` a width."""
+    kinds = np.stack([numbers["method"], numbers["width"]], axis=1)
+    _, kind_of = np.unique(kinds, axis=0, return_inverse=True)
+    return [np.flatnonzero(kind_of == kind) for kind in range(kind_of.max(initial=-1) + 1)]
