@@ -54,7 +54,8 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """A short name for people: the file's or folder's own."""
-        return self.path.stem if self.path.is_file() else self.path.name
+        path = self.path.resolve() if self.path.name in ("", "..") else self.path
+        return path.stem if path.is_file() else path.name
 
     @property
     def num_parameters(self) -> int:
@@ -64,7 +65,7 @@ class Checkpoint:
     @property
     def tensor_names(self) -> list[str]:
         """The weights' names, in the order of the forward pass; empty when opened without."""
-        return list(self._tensors)
+        return [name for name in tensor_shapes(self.config) if name in self._tensors]
 
     def tensor(self, name: str) -> TensorData:
         """One weight, unconverted. CheckpointError when there is none of that name."""

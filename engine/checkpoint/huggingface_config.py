@@ -31,6 +31,9 @@ def huggingface_config(config: Fields) -> ModelConfig:
     hidden_size = config.integer("hidden_size", high=limits.MAX_WIDTH)
     num_heads = config.integer("num_attention_heads", high=limits.MAX_HEADS)
     rope = _rope(config)
+    for fields in (config, rope):
+        if fields.number("partial_rotary_factor", 1.0) != 1.0:
+            raise fields.error("partial_rotary_factor", "must be 1")
     return check_config(
         ModelConfig(
             architecture="llama",
@@ -89,8 +92,6 @@ def _old_theta(config: Fields) -> float:
 def _rope_scaling(rope: Fields) -> RopeScaling | None:
     key = "rope_type" if "rope_type" in rope else "type"
     kind = rope.text(key, "default")
-    if rope.number("partial_rotary_factor", 1.0) != 1.0:
-        raise rope.error("partial_rotary_factor", "must be 1")
     if kind == "default":
         return None
     if kind == "linear":
