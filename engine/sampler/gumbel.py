@@ -35,8 +35,7 @@ def noise_keys(streams: np.ndarray, positions: np.ndarray) -> np.ndarray:
     `streams` [num_rows] uint64, `positions` [num_rows] int64 -> [num_rows, 2] int32: the low word
     k0, then the high word k1.
     """
-    keys = streams + positions.astype(np.uint64) * np.uint64(_GOLDEN_64)
-    keys = _mix_64_array(keys)
+    keys = _mix_64_array(streams + positions.astype(np.uint64) * np.uint64(_GOLDEN_64))
     low = (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32)
     high = (keys >> np.uint64(32)).astype(np.uint32)
     words: np.ndarray = np.stack([low, high], axis=1)
@@ -86,11 +85,12 @@ def _xor_shift(bits: Tensor, shift: int, scratch: Tensor) -> Tensor:
 
 
 def _mix_64(value: int) -> int:
-    """The output function of splitmix64 (Steele, Lea, Flood 2014)."""
+    """The number that splitmix64 (Steele, Lea, Flood 2014) draws in state `value`."""
     return int(_mix_64_array(np.array([value], dtype=np.uint64))[0])
 
 
 def _mix_64_array(values: np.ndarray) -> np.ndarray:
+    values = values + np.uint64(_GOLDEN_64)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: np.ndarray = values ^ (values >> np.uint64(31))
