@@ -14,9 +14,9 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from server.disconnect import ClientDisconnected
-from server.errors import ApiError, bad_request
+from server.errors import ApiError
 from server.limits import BODY_DEADLINE_SECONDS, MAX_BODY_BYTES
-from server.validation import from_validation_error
+from server.validation import from_validation_error, not_json
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -51,19 +51,14 @@ async def read_json_body(request: Request) -> bytes:
 def parse_json(model: type[Model], body: bytes) -> Model:
     """`body` as a `model`: no coercion, no NaN, no lone surrogates. Raises ApiError 400."""
     try:
+        if b"NaN" in body or b"Infinity" in body:
+            # Pydantic's parser takes these words for numbers; outside of strings they are no JSON.
+            from_json(body, allow_inf_nan=False)
         return model.model_validate_json(body)
-    except ValidationError as exc:
-        error = from_validation_error(exc)
-    except ApiError as exc:
-        error = exc
-    # Pydantic's parser lets NaN and Infinity pass as far as the fields; they are not JSON.
-    try:
-        from_json(body, allow_inf_nan=False)
+    except ValidationError as exc:  # first: it is a ValueError too
+        raise from_validation_error(exc) from None
     except ValueError as exc:
-        raise bad_request(
-            None, None, f"We could not parse the JSON body of your request: {exc}."
-        ) from None
-    raise error
+        raise not_json(str(exc)) from None
 
 
 def _check_content_type(request: Request) -> None:

@@ -60,8 +60,10 @@ class Choice:
         self._awaits_prompt_logprobs = False
 
     def add(self, output: ChoiceOutput) -> None:
-        """Take in what the engine brought. `finish_reason` is set when this ended the choice."""
-        assert self.finish_reason is None, "an output after the end of its choice"
+        """Take in what the engine brought; `finish_reason` is set if this ended the choice.
+
+        Not to be called after the end.
+        """
         token_ids = output.token_ids
         if output.stop_token_id is not None:
             token_ids = token_ids[:-1]  # it ends the text and is no part of it

@@ -54,12 +54,12 @@ def _encode(prompts: list[Prompt], tokenizer: Tokenizer) -> list[list[int]]:
 
 
 def _check_token_ids(param: str, token_ids: list[int], vocab_size: int) -> None:
-    for wrong, relation, limit in (
-        (min(token_ids), ">=", 0),
-        (max(token_ids), "<=", vocab_size - 1),
-    ):
-        if not 0 <= wrong < vocab_size:
-            raise out_of_bounds(f"{param}[{token_ids.index(wrong)}]", relation, limit, wrong)
+    lowest, highest = min(token_ids), max(token_ids)
+    if lowest < 0:
+        raise out_of_bounds(f"{param}[{token_ids.index(lowest)}]", ">=", 0, lowest)
+    if highest >= vocab_size:
+        position = token_ids.index(highest)
+        raise out_of_bounds(f"{param}[{position}]", "<=", vocab_size - 1, highest)
 
 
 def _too_long(num_prompt_tokens: str, max_len: int, max_tokens: int) -> ApiError:

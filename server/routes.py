@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -24,7 +24,10 @@ from server.schemas import (
 from server.services import Services, get_services
 from server.sse import EventStream
 
-_ERRORS = {"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorResponse},
+    "5XX": {"model": ErrorResponse},
+}
 _COMPLETION_BODY = {
     "requestBody": {
         "required": True,
@@ -33,7 +36,7 @@ _COMPLETION_BODY = {
         },
     }
 }
-_COMPLETION_ANSWERS = {
+_COMPLETION_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": CompletionResponse,
         "description": "The completion, or its events when `stream` is true.",

@@ -7,7 +7,6 @@ here.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
@@ -17,7 +16,6 @@ from server.errors import bad_request
 from server.fields import Prompt, parse_logit_bias, parse_prompts, parse_stop
 from server.limits import (
     MAX_CHOICES,
-    MAX_ECHOED_NAME,
     MAX_LOGIT_BIAS,
     MAX_LOGPROBS,
     MAX_PROMPTS,
@@ -27,6 +25,7 @@ from server.limits import (
     MAX_TOKENS,
     MAX_USER_LENGTH,
 )
+from server.parameter_names import check_names, unsupported
 
 T = TypeVar("T")
 
@@ -71,17 +70,6 @@ _LOGIT_BIAS_SCHEMA = {
         {"type": "null"},
     ]
 }
-
-# Parameters that clients know from elsewhere and that this server does not have (yet).
-UNSUPPORTED = frozenset(
-    """
-    add_special_tokens allowed_token_ids bad_words cache_salt grammar guided_choice guided_grammar
-    guided_json guided_regex include_stop_str_in_output json_schema length_penalty lora_path
-    priority prompt_embeds prompt_logprobs regex response_format return_token_ids
-    return_tokens_as_token_ids skip_special_tokens spaces_between_special_tokens stop_regex
-    structured_outputs suffix truncate_prompt_tokens truncation_side typical_p use_beam_search
-    """.split()
-)
 
 
 class StreamOptions(BaseModel):
@@ -134,18 +122,13 @@ class CompletionRequest(BaseModel):
 
     def check(self, *, allow_unknown_params: bool) -> None:
         """The rules that involve several fields, and names. Raises ApiError 400."""
-        for name, value in (self.model_extra or {}).items():
-            if name in UNSUPPORTED:
-                if value not in (None, ""):
-                    raise _unsupported(name, "this server does not have it")
-            elif not allow_unknown_params:
-                raise _unknown(name)
+        check_names(self.model_extra or {}, type(self).model_fields, allow_unknown_params)
         if self.best_of is not None and self.best_of > 1 and self.best_of != self.n:
             if self.best_of < self.n:
                 raise bad_request(
                     "best_of", "invalid_value", "Invalid 'best_of': it must be at least 'n'."
                 )
-            raise _unsupported("best_of", "the server returns all it generates; use 'n'")
+            raise unsupported("best_of", "the server returns all it generates; use 'n'")
         if self.stream_options is not None and not self.stream:
             raise bad_request(
                 "stream_options",
@@ -159,19 +142,6 @@ class CompletionRequest(BaseModel):
                 f"Invalid 'min_tokens': {self.min_tokens} is more than 'max_tokens', "
                 f"which is {self.max_tokens}.",
             )
-
-
-def _unsupported(name: str, why: str) -> Exception:
-    return bad_request(name, "unsupported_parameter", f"Unsupported parameter: '{name}' ({why}).")
-
-
-def _unknown(name: str) -> Exception:
-    shown = name[:MAX_ECHOED_NAME]
-    close = get_close_matches(shown, CompletionRequest.model_fields, n=1)
-    hint = f". Did you mean '{close[0]}'?" if close else ""
-    return bad_request(
-        None, "unknown_parameter", f"Unrecognized request argument supplied: {shown}{hint}"
-    )
 
 
 class PromptTokensDetails(BaseModel):

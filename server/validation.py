@@ -46,6 +46,10 @@ def json_type(value: object) -> str:
             return "an object"
 
 
+def not_json(reason: str) -> ApiError:
+    return bad_request(None, None, f"We could not parse the JSON body of your request: {reason}.")
+
+
 def wrong_type(param: str, expected: str, value: object) -> ApiError:
     return bad_request(
         param,
@@ -108,9 +112,7 @@ def from_validation_error(exc: ValidationError) -> ApiError:
     kind, param, value = error["type"], _param(error["loc"]), error["input"]
     context: dict[str, Any] = error.get("ctx", {})
     if kind == "json_invalid":
-        return bad_request(
-            None, None, f"We could not parse the JSON body of your request: {context['error']}."
-        )
+        return not_json(context["error"])
     if not param:
         return bad_request(
             None,

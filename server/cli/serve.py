@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
-from pydantic import ValidationError
+from pydantic import ByteSize, ValidationError
 from rich.console import Console
 from uvicorn.loops.auto import auto_loop_factory
 
@@ -30,6 +30,7 @@ EXIT_STARTUP = 3
 EXIT_INTERRUPTED = 130
 
 _VARIABLES = {"cache_dir": "OCTAVO_CACHE"}
+_METAVARS = {str: "TEXT", int: "INTEGER", float: "NUMBER", ByteSize: "SIZE", Path: "PATH"}
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -49,6 +50,9 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             flag = f"{flag}/--no-{name.replace('_', '-')}"
         elif get_origin(field.annotation) is Literal:
             option["type"] = click.Choice(get_args(field.annotation))
+        else:
+            kinds = get_args(field.annotation) or (field.annotation,)
+            option["metavar"] = _METAVARS[kinds[0]]
         command = click.option(flag, name, **option)(command)
     return command
 
