@@ -1,0 +1,30 @@
+"""The engine: token ids in, token ids out. It knows nothing of text, tokenizers or HTTP.
+
+This is all that may be imported from outside. Importing it loads no torch: the model lives in a
+child process that `EngineClient` starts and keeps alive.
+"""
+
+from engine.client import Engine, EngineClient, OutputStream
+from engine.config import EngineConfig
+from engine.errors import CheckpointError, EngineDeadError, EngineStartError, OctavoError
+from engine.messages import EngineInfo
+from engine.request import ChoiceOutput, FinishReason, Request, SamplingParams, TokenLogprobs
+from engine.stats import EngineStats
+
+__all__ = [
+    "CheckpointError",
+    "ChoiceOutput",
+    "Engine",
+    "EngineClient",
+    "EngineConfig",
+    "EngineDeadError",
+    "EngineInfo",
+    "EngineStartError",
+    "EngineStats",
+    "FinishReason",
+    "OctavoError",
+    "OutputStream",
+    "Request",
+    "SamplingParams",
+    "TokenLogprobs",
+]
