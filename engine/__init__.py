@@ -4,6 +4,15 @@ This is all that may be imported from outside. Importing it loads no torch: the 
 child process that `EngineClient` starts and keeps alive.
 """
 
+from engine.checkpoint import (
+    BUILTIN_MODEL,
+    Checkpoint,
+    ModelConfig,
+    TokenizerData,
+    default_cache_dir,
+    open_checkpoint,
+    resolve_model,
+)
 from engine.client import Engine, EngineClient, OutputStream
 from engine.config import EngineConfig
 from engine.errors import CheckpointError, EngineDeadError, EngineStartError, OctavoError
@@ -12,6 +21,8 @@ from engine.request import ChoiceOutput, FinishReason, Request, SamplingParams, 
 from engine.stats import EngineStats
 
 __all__ = [
+    "BUILTIN_MODEL",
+    "Checkpoint",
     "CheckpointError",
     "ChoiceOutput",
     "Engine",
@@ -22,9 +33,14 @@ __all__ = [
     "EngineStartError",
     "EngineStats",
     "FinishReason",
+    "ModelConfig",
     "OctavoError",
     "OutputStream",
     "Request",
     "SamplingParams",
     "TokenLogprobs",
+    "TokenizerData",
+    "default_cache_dir",
+    "open_checkpoint",
+    "resolve_model",
 ]
