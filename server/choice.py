@@ -13,7 +13,7 @@ import msgspec
 
 from engine import ChoiceOutput, FinishReason, TokenLogprobs
 from server.logprobs import Logprobs, TokenEntry, token_entry
-from server.text import StopStrings
+from server.text import StopAutomaton, StopStrings
 from server.tokenizer import Tokenizer
 
 
@@ -34,7 +34,7 @@ class Choice:
         index: int,
         tokenizer: Tokenizer,
         *,
-        stop: Sequence[str] = (),
+        stop: StopAutomaton | None = None,
         min_tokens: int = 0,
         logprobs: bool = False,
         prompt_text: str = "",
@@ -46,7 +46,7 @@ class Choice:
         self.finish_reason: str | None = None
         self._tokenizer = tokenizer
         self._decoder = tokenizer.stream_decoder()
-        self._stops = StopStrings(stop) if stop else None
+        self._stops = None if stop is None else StopStrings(stop)
         self._min_tokens = min_tokens
         self._has_logprobs = logprobs
         self._awaits_prompt_logprobs = awaits_prompt_logprobs

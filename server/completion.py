@@ -15,6 +15,7 @@ from server.choice import Choice, Piece
 from server.chunks import Usage
 from server.errors import ApiError
 from server.logprobs import Logprobs, prompt_entries
+from server.text import StopAutomaton
 from server.tokenizer import Tokenizer
 
 _ENDS_WITH_TEXT = (None, FinishReason.STOP, FinishReason.LENGTH)
@@ -43,6 +44,7 @@ class Completion:
         self._echo: dict[str, str] = {}
         self._choices: dict[str, list[Choice]] = {}
         self._num_cached: dict[str, int] = {}
+        automaton = StopAutomaton(stop) if stop else None
         index = 0
         for position, request in enumerate(requests):
             text = echo[position] if echo is not None else ""
@@ -51,7 +53,7 @@ class Completion:
                 Choice(
                     index + k,
                     tokenizer,
-                    stop=stop,
+                    stop=automaton,
                     min_tokens=request.sampling.min_tokens,
                     logprobs=request.sampling.logprobs is not None,
                     prompt_text=text,

@@ -17,7 +17,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from engine import BUILTIN_MODEL, EngineConfig
+from engine import BUILTIN_MODEL, EngineConfig, default_cache_dir
 
 _ENGINE = EngineConfig(model_path="")
 
@@ -63,9 +63,9 @@ class Settings(BaseSettings):
         _ENGINE.enable_prefix_caching, description="Reuse the KV cache of equal prompt beginnings."
     )
     cache_dir: Path = Field(
-        Path.home() / ".cache" / "octavo",
+        default_factory=default_cache_dir,
         validation_alias=AliasChoices("OCTAVO_CACHE", "OCTAVO_CACHE_DIR"),
-        description="Where downloaded models are kept.",
+        description="Where downloaded models are kept; by default ~/.cache/octavo.",
     )
     offline: bool = Field(False, description="Never use the network.")
     allow_unknown_params: bool = Field(
@@ -109,7 +109,8 @@ class Settings(BaseSettings):
 def load_settings(options: dict[str, Any], config: Path | None = None) -> Settings:
     """Settings from the command line's `options`, the environment and the file `config`.
 
-    Raises pydantic's ValidationError, FileNotFoundError or tomllib.TOMLDecodeError.
+    Raises pydantic's ValidationError, OSError or tomllib.TOMLDecodeError for what the user gave,
+    CheckpointError when there is no place for a cache.
     """
     if config is None and "OCTAVO_CONFIG" in os.environ:
         config = Path(os.environ["OCTAVO_CONFIG"])

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
-from byte_tokenizer import ByteTokenizer
+from byte_tokenizer import byte_tokenizer
 from fake_engine import FakeEngine
 
 from server.app import create_app
@@ -22,7 +22,7 @@ async def live_app(
     engine: FakeEngine, settings: Settings | None = None
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server on a free port. The server has ended when this does."""
-    app = create_app(engine, ByteTokenizer(), settings or Settings(), [MODEL, "alias"])
+    app = create_app(engine, byte_tokenizer(), settings or Settings(), [MODEL, "alias"])
     ready = asyncio.Event()
     server = HttpServer(app, on_ready=ready.set, log_level="info")
     with bind("127.0.0.1", 0) as sock:

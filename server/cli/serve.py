@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 from pydantic import ByteSize, ValidationError
+from pydantic_core import PydanticUndefined
 from rich.console import Console
 from uvicorn.loops.auto import auto_loop_factory
 
@@ -29,6 +30,7 @@ from server.tokenizer import load_tokenizer
 EXIT_STARTUP = 3
 EXIT_INTERRUPTED = 130
 
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _VARIABLES = {"cache_dir": "OCTAVO_CACHE"}
 _METAVARS = {str: "TEXT", int: "INTEGER", float: "NUMBER", ByteSize: "SIZE", Path: "PATH"}
 
@@ -40,7 +42,8 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             continue
         flag = f"--{name.replace('_', '-')}"
         variable = _VARIABLES.get(name, f"OCTAVO_{name.upper()}")
-        default = "" if field.default is None else f"; default: {field.default}"
+        has_default = field.default not in (None, PydanticUndefined)
+        default = f"; default: {field.default}" if has_default else ""
         # No default here: what was not given must leave room for the environment and the file.
         option: dict[str, Any] = {
             "default": None,
@@ -69,17 +72,8 @@ def serve(config: Path | None, **options: Any) -> None:
     """Serve MODEL over HTTP: the built-in model, a .gguf file, a folder or a hub id."""
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        settings = load_settings(given, config)
-    except ValidationError as exc:
-        error = exc.errors()[0]
-        name = ".".join(map(str, error["loc"]))
-        raise click.UsageError(f"{name}: {error['msg']}") from None
-    except (OSError, tomllib.TOMLDecodeError) as exc:
-        raise click.UsageError(f"the configuration file: {exc}") from None
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    try:
+        settings = _settings(given, config)
+        logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
         with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
             received = runner.run(_serve(settings))
     except OctavoError as exc:
@@ -89,6 +83,18 @@ def serve(config: Path | None, **options: Any) -> None:
         sys.exit(EXIT_INTERRUPTED)
     if received is signal.SIGINT:
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _settings(given: dict[str, Any], config: Path | None) -> Settings:
+    """Raises click's UsageError for what the user can put right."""
+    try:
+        return load_settings(given, config)
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        name = ".".join(map(str, error["loc"]))
+        raise click.UsageError(f"{name}: {error['msg']}") from None
+    except (OSError, tomllib.TOMLDecodeError) as exc:
+        raise click.UsageError(f"the configuration file: {exc}") from None
 
 
 async def _serve(settings: Settings) -> signal.Signals | None:

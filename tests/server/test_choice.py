@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from byte_tokenizer import EOS, ByteTokenizer
+from byte_tokenizer import EOS, byte_tokenizer
 from fake_engine import logprobs_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from engine import ChoiceOutput, FinishReason
 from server.choice import Choice, Piece
 from server.logprobs import Logprobs
+from server.text import StopAutomaton
 
-TOKENIZER = ByteTokenizer()
+TOKENIZER = byte_tokenizer()
 
 
 @dataclass
@@ -51,7 +52,7 @@ def tell(
     choice = Choice(
         0,
         TOKENIZER,
-        stop=stop,
+        stop=StopAutomaton(stop) if stop else None,
         logprobs=logprobs,
         min_tokens=min_tokens,
         prompt_text=prompt_text,
@@ -79,29 +80,28 @@ stops = st.lists(st.text(alphabet="abß世", min_size=1, max_size=4), max_size=3
 groupings = st.lists(st.integers(1, 9), max_size=20)
 
 
-def cut(text: str, stop: Sequence[str]) -> tuple[str, int | None]:
-    """`text` before the stop string that is complete first, and where that one ends."""
-    for end in range(len(text) + 1):
-        starts = [end - len(s) for s in stop if text[:end].endswith(s)]
-        if starts:
-            return text[: min(starts)], end
-    return text, None
+def cut(text: str, stop: Sequence[str]) -> str:
+    """`text` before the stop string that begins first."""
+    return text[: min([text.index(s) for s in stop if s in text], default=len(text))]
 
 
 @given(texts, stops, groupings)
-def test_text_is_cut_where_the_first_stop_string_is_complete(
+def test_text_is_cut_where_the_first_stop_string_begins(
     text: str, stop: list[str], sizes: list[int]
 ) -> None:
-    token_ids = list(text.encode())
-    told = tell(token_ids, sizes, stop=stop)
-    expected, end = cut(text, stop)
-    assert told.text == expected
-    if end is None:
-        assert told.choice.finish_reason == "length"
-        assert told.choice.num_tokens == len(token_ids)
-    else:
-        assert told.choice.finish_reason == "stop"
-        assert told.choice.num_tokens == len(text[:end].encode())
+    told = tell(list(text.encode()), sizes, stop=stop)
+    assert told.text == cut(text, stop)
+    is_stopped = any(s in text for s in stop)
+    assert told.choice.finish_reason == ("stop" if is_stopped else "length")
+
+
+@given(texts, st.text(alphabet="abß世", min_size=1, max_size=4), groupings)
+def test_tokens_are_counted_to_the_one_that_completed_the_stop_string(
+    text: str, stop: str, sizes: list[int]
+) -> None:
+    end = text.index(stop) + len(stop) if stop in text else len(text)
+    told = tell(list(text.encode()), sizes, stop=[stop])
+    assert told.choice.num_tokens == len(text[:end].encode())
 
 
 @given(st.lists(st.integers(0, 258), max_size=40), stops, groupings, groupings)

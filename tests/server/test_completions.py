@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from byte_tokenizer import EOS, ByteTokenizer
+from byte_tokenizer import EOS, byte_tokenizer
 from fake_engine import FakeEngine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 def script(request: Request, index: int) -> list[int]:
     """Each prompt and choice says something of its own."""
-    prompt = ByteTokenizer().decode(request.prompt_token_ids)
+    prompt = byte_tokenizer().decode(request.prompt_token_ids)
     return [*f"<{prompt}|{index}> wörld, 世界!".encode(), EOS]
 
 
