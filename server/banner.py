@@ -6,6 +6,7 @@ A bar and colours on a terminal, plain lines elsewhere. Decides nothing.
 from __future__ import annotations
 
 import json
+import shlex
 from types import TracebackType
 from typing import Self
 
@@ -51,7 +52,7 @@ class StartupProgress:
         if phase not in self._tasks:
             self._tasks[phase] = self._progress.add_task(phase, total=1.0)
             if not self._console.is_terminal:
-                self._console.print(phase, markup=False, highlight=False)
+                self._console.print(phase, markup=False, highlight=False, soft_wrap=True)
         self._progress.update(self._tasks[phase], completed=fraction)
 
 
@@ -71,7 +72,8 @@ def banner(model: str, info: EngineInfo, url: str) -> str:
             f"({num_tokens:,} tokens), up to {info.max_num_seqs} sequences at a time",
             f"  API       {url}/v1   (description: {url}/docs)",
             "",
-            f"  curl {url}/v1/completions -H 'Content-Type: application/json' -d '{body}'",
+            f"  curl {url}/v1/completions -H 'Content-Type: application/json' "
+            f"-d {shlex.quote(body)}",
             "",
             "Ready.",
         )

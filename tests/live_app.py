@@ -8,21 +8,24 @@ from contextlib import asynccontextmanager
 
 import httpx
 from byte_tokenizer import byte_tokenizer
-from fake_engine import FakeEngine
 
+from engine import Engine
 from server.app import create_app
 from server.listen import HttpServer, bind, socket_url
 from server.settings import Settings
+from server.tokenizer import Tokenizer
 
 MODEL = "fake-model"
 
 
 @asynccontextmanager
 async def live_app(
-    engine: FakeEngine, settings: Settings | None = None
+    engine: Engine, settings: Settings | None = None, tokenizer: Tokenizer | None = None
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server on a free port. The server has ended when this does."""
-    app = create_app(engine, byte_tokenizer(), settings or Settings(), [MODEL, "alias"])
+    app = create_app(
+        engine, tokenizer or byte_tokenizer(), settings or Settings(), [MODEL, "alias"]
+    )
     ready = asyncio.Event()
     server = HttpServer(app, on_ready=ready.set, log_level="info")
     with bind("127.0.0.1", 0) as sock:

@@ -120,7 +120,10 @@ async def _serve(settings: Settings) -> signal.Signals | None:
             server = HttpServer(
                 create_app(engine, tokenizer, settings, names),
                 on_ready=lambda: console.print(
-                    banner(names[0], info, socket_url(sock)), markup=False, highlight=False
+                    banner(names[0], info, socket_url(sock)),
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
                 ),
                 log_level=settings.log_level,
             )
