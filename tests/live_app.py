@@ -31,7 +31,7 @@ async def live_app(
     with bind("127.0.0.1", 0) as sock:
         serving = asyncio.ensure_future(server.serve([sock]))
         await ready.wait()
-        async with httpx.AsyncClient(base_url=socket_url(sock), timeout=30) as client:
+        async with httpx.AsyncClient(base_url=socket_url(sock), timeout=120) as client:
             yield client
         server.should_exit = True
         await serving

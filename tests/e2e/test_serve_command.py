@@ -56,7 +56,7 @@ def test_serves_until_told_to_stop(builtin_model: Path) -> None:
         with httpx.stream(
             "POST",
             f"{url}/v1/completions",
-            json={"model": "smol", "prompt": "The sea", "max_tokens": 40, "stream": True},
+            json={"model": "smol", "prompt": "The sea", "max_tokens": 6, "stream": True},
             timeout=60,
         ) as response:
             lines = response.iter_lines()
