@@ -90,7 +90,8 @@ class OutputStream:
             self._wake()
 
     def close(self) -> None:
-        """Abort everything unfinished. May be called again."""
+        """Abort everything unfinished and drop what was not read. May be called again."""
+        self._queue.clear()
         for request_id in list(self._open):
             self.abort(request_id)
 

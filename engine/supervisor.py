@@ -148,7 +148,8 @@ class EngineChild:
                 if self._on_progress is not None:
                     self._on_progress(message.phase, message.fraction)
             case Ready():
-                self._ready.set_result(message.info)
+                if not self._ready.done():  # who waited for it may have been cancelled
+                    self._ready.set_result(message.info)
             case Fatal():
                 self._complaint = message.message
                 self._set_down()

@@ -97,6 +97,7 @@ class CountingRunner:
 def load(
     channel_fd: int, config: EngineConfig, on_progress: Callable[[str, float], None]
 ) -> CountingRunner:
+    print("the fake engine loads", flush=True)
     on_progress("reading", 0.0)
     order, _, argument = config.model_path.partition(":")
     if order == "missing":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.checkpoint.tokenizer_data import TokenizerData
+from engine import TokenizerData
 from server.tokenizer.byte_level import load_gguf
 from server.tokenizer.hugging_face import load_tokenizer_json
 from server.tokenizer.tokenizer import Tokenizer

@@ -11,8 +11,7 @@ from itertools import groupby
 
 from tiktoken import Encoding
 
-from engine.checkpoint.tokenizer_data import TokenizerData
-from engine.errors import CheckpointError
+from engine import CheckpointError, TokenizerData
 from server.tokenizer.pre_tokenizers import PATTERNS
 from server.tokenizer.tokenizer import VocabularyTokenizer
 
@@ -86,15 +85,14 @@ class BytePairEncoder:
         token_ids = {token: token_id for token_id, token in enumerate(tokens)}
         ranks = {bytes([byte]): byte for byte in range(0x100)}
         self._ids_by_rank = [token_ids.get(_LETTERS[byte]) for byte in range(0x100)]
-        for merge in merges:
-            token = merge.replace(" ", "", 1)
+        made = dict.fromkeys(merge.replace(" ", "", 1) for merge in merges)
+        for rank, token in enumerate(made, len(ranks)):
             if token not in token_ids:
                 raise CheckpointError(
-                    f"the vocabulary is inconsistent: the merge {merge!r} makes no token of it"
+                    f"the vocabulary is inconsistent: a merge makes {token!r}, which is no token"
                 )
-            rank = len(self._ids_by_rank)
-            if ranks.setdefault(alphabet_to_bytes(token), rank) == rank:
-                self._ids_by_rank.append(token_ids[token])
+            ranks[alphabet_to_bytes(token)] = rank
+            self._ids_by_rank.append(token_ids[token])
         self._encoding = Encoding("gguf", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
         self._special_ids = special_ids
         self._special_tokens = re.compile(f"({_any_of(special_ids) or '(?!)'})")

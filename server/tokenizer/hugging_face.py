@@ -15,8 +15,7 @@ from typing import Any
 
 import tokenizers
 
-from engine.checkpoint.tokenizer_data import TokenizerData
-from engine.errors import CheckpointError
+from engine import CheckpointError, TokenizerData
 from server.tokenizer.byte_level import alphabet_to_bytes
 from server.tokenizer.tokenizer import VocabularyTokenizer
 

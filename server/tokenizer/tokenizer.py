@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from engine.checkpoint.tokenizer_data import TokenizerData
+from engine import TokenizerData
 from server.text import StreamDecoder
 
 

@@ -17,5 +17,7 @@ def test_all_is_sorted_and_complete() -> None:
 
 def test_importing_it_loads_neither_torch_nor_what_the_child_needs() -> None:
     code = "import sys, engine; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert not {"torch", "engine.core", "engine.process"} & set(loaded.stdout.split())

@@ -17,12 +17,7 @@ from engine.config import EngineConfig
 from engine.messages import FromEngine
 from engine.supervisor import Backoff, Supervisor
 
-TESTS = Path(__file__).parent.parent
-
-
-@pytest.fixture(autouse=True)
-def _importable_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+pytestmark = pytest.mark.usefixtures("child_on_path")
 
 
 class Watched:
@@ -48,6 +43,11 @@ class Watched:
     async def ready(self) -> None:
         while not self.supervisor.is_ready:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.005)
+
+
+def suspend(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
 
 
 @pytest.fixture
@@ -101,8 +101,7 @@ async def test_a_process_that_does_not_go_is_killed(
 ) -> None:
     monkeypatch.setattr(engine.supervisor, "EXIT_GRACE_SECONDS", 0.05)
     pid = watched.pid
-    os.kill(pid, signal.SIGSTOP)
-    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+    suspend(pid)
     await watched.supervisor.close()
     assert f"engine process {pid} does not end; killing it" in caplog.text
     with pytest.raises(ProcessLookupError):
