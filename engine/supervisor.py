@@ -287,5 +287,7 @@ def _spawn(module: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
         stdout=_STDERR,
         pass_fds=[theirs.fileno()],
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": path},
+        # OpenMP threads that spin at each barrier take the cores from whoever they wait for: on a
+        # busy machine a step then takes eight times as long (benchmarks/RESULTS.md).
+        env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path},
     )
