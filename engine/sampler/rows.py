@@ -92,7 +92,7 @@ class RowTable:
             params.repetition_penalty,
             params.presence_penalty,
             params.frequency_penalty,
-            row_start.num_prompt_tokens + params.min_tokens,
+            row_start.num_prompt_tokens + params.min_tokens if stop_ids else 0,
             -1 if params.logprobs is None else min(params.logprobs, vocab_size),
         )
         self._lists[row_start.row] = RowLists(
