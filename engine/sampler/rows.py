@@ -1,7 +1,7 @@
 """The sampling parameters of every row, on the host: what a launch needs to plan its stages.
 
 Numbers lie in one table [max_num_seqs] so that a batch is gathered by one indexing; lists (logit
-bias, stop tokens) lie beside it. No torch.
+bias, stop tokens) lie beside it. Plain numpy.
 """
 
 from __future__ import annotations
