@@ -1,0 +1,46 @@
+"""The engine: token ids in, token ids out. It knows nothing of text, tokenizers or HTTP.
+
+This is all that may be imported from outside. Importing it loads no torch: the model lives in a
+child process that `EngineClient` starts and keeps alive.
+"""
+
+from engine.checkpoint import (
+    BUILTIN_MODEL,
+    Checkpoint,
+    ModelConfig,
+    TokenizerData,
+    default_cache_dir,
+    open_checkpoint,
+    resolve_model,
+)
+from engine.client import Engine, EngineClient, OutputStream
+from engine.config import EngineConfig
+from engine.errors import CheckpointError, EngineDeadError, EngineStartError, OctavoError
+from engine.messages import EngineInfo
+from engine.request import ChoiceOutput, FinishReason, Request, SamplingParams, TokenLogprobs
+from engine.stats import EngineStats
+
+__all__ = [
+    "BUILTIN_MODEL",
+    "Checkpoint",
+    "CheckpointError",
+    "ChoiceOutput",
+    "Engine",
+    "EngineClient",
+    "EngineConfig",
+    "EngineDeadError",
+    "EngineInfo",
+    "EngineStartError",
+    "EngineStats",
+    "FinishReason",
+    "ModelConfig",
+    "OctavoError",
+    "OutputStream",
+    "Request",
+    "SamplingParams",
+    "TokenLogprobs",
+    "TokenizerData",
+    "default_cache_dir",
+    "open_checkpoint",
+    "resolve_model",
+]

@@ -10,6 +10,7 @@ import msgspec
 
 from engine.config import EngineConfig
 from engine.request import ChoiceOutput, Request
+from engine.stats import EngineStats
 
 
 class EngineInfo(msgspec.Struct, frozen=True):
@@ -27,21 +28,6 @@ class EngineInfo(msgspec.Struct, frozen=True):
     max_num_seqs: int
     max_num_batched_tokens: int
     load_seconds: float
-
-
-class EngineStats(msgspec.Struct, frozen=True):
-    """Counts at one moment (gauges first), and totals since the engine process started."""
-
-    num_running: int = 0
-    num_waiting: int = 0
-    num_blocks_used: int = 0
-    num_blocks_cached: int = 0
-    num_blocks_total: int = 0
-    num_steps: int = 0
-    num_prompt_tokens: int = 0
-    num_cached_tokens: int = 0
-    num_generated_tokens: int = 0
-    num_preemptions: int = 0
 
 
 # API process -> engine process

@@ -1,0 +1,25 @@
+"""Models as they lie on disk: finding, fetching, reading and describing them. No torch, no text."""
+
+from engine.checkpoint.builtin import BUILTIN_MODEL
+from engine.checkpoint.cache import default_cache_dir
+from engine.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from engine.checkpoint.model_config import ModelConfig, RopeScaling
+from engine.checkpoint.quantization import dequantize
+from engine.checkpoint.resolve import resolve_model
+from engine.checkpoint.tensor_data import TensorData
+from engine.checkpoint.tensor_shapes import tensor_shapes
+from engine.checkpoint.tokenizer_data import TokenizerData
+
+__all__ = [
+    "BUILTIN_MODEL",
+    "Checkpoint",
+    "ModelConfig",
+    "RopeScaling",
+    "TensorData",
+    "TokenizerData",
+    "default_cache_dir",
+    "dequantize",
+    "open_checkpoint",
+    "resolve_model",
+    "tensor_shapes",
+]

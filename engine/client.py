@@ -1,0 +1,257 @@
+"""The only seam between the server and the engine: add requests, read what comes, abort, stats.
+
+`Engine` is what the server sees, `EngineClient` the real one: it speaks to a child process that a
+supervisor keeps alive. Delivery never blocks and never waits for a reader. Knows no text and
+imports nothing that the child needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from engine.config import EngineConfig
+from engine.errors import EngineDeadError
+from engine.messages import Abort, Add, EngineInfo, FromEngine, GetStats, Stats, Step
+from engine.request import ChoiceOutput, Request
+from engine.stats import EngineStats
+from engine.supervisor import Supervisor
+
+# An engine that leaves this much unread hangs; taking more requests for it would only use memory.
+MAX_UNSENT_BYTES = 64 * 2**20
+
+
+class OutputStream:
+    """What comes for the requests of one call, all choices in one stream. For one reader.
+
+    Iterating gives everything that has come since the last time, so a slow reader gets several
+    outputs at once. Giving up one wait (a timeout) loses nothing; leaving `async with` aborts
+    whatever is unfinished, which covers cancellation and disconnects.
+    """
+
+    def __init__(
+        self, requests: list[Request], on_abort: Callable[[str, int | None], None]
+    ) -> None:
+        """`on_abort(request_id, index)` is told what the reader gives up."""
+        self._on_abort = on_abort
+        self._open = {request.request_id: set(range(request.n)) for request in requests}
+        self._queue: list[ChoiceOutput] = []
+        self._failure: str | None = None
+        self._reader: asyncio.Future[None] | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[ChoiceOutput]:
+        """Never empty. Ends when every choice has finished. Raises EngineDeadError."""
+        while not self._queue:
+            if self._failure is not None:
+                raise EngineDeadError(self._failure)
+            if not self._open:
+                raise StopAsyncIteration
+            assert self._reader is None, "a stream has one reader"
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        outputs, self._queue = self._queue, []
+        return outputs
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """End a request, or one choice of it: nothing more of it comes, and it counts as finished.
+
+        Ignored when it is unknown or has finished.
+        """
+        if not self.is_open(request_id, index):
+            return
+        self._queue = [
+            output
+            for output in self._queue
+            if output.request_id != request_id or index not in (None, output.index)
+        ]
+        self._finish(request_id, index)
+        self._on_abort(request_id, index)
+        if not self._open:
+            self._wake()
+
+    def close(self) -> None:
+        """Abort everything unfinished and drop what was not read. May be called again."""
+        self._queue.clear()
+        for request_id in list(self._open):
+            self.abort(request_id)
+
+    # For the engine's side
+
+    def is_open(self, request_id: str, index: int | None = None) -> bool:
+        """Whether something of the request, or this choice of it, is unfinished."""
+        indices = self._open.get(request_id)
+        return indices is not None and (index is None or index in indices)
+
+    def put(self, output: ChoiceOutput) -> None:
+        """Queue an output and wake the reader; dropped when its choice was aborted here."""
+        indices = self._open.get(output.request_id)
+        if indices is None or output.index not in indices:
+            return
+        self._queue.append(output)
+        if output.finish_reason is not None:
+            self._finish(output.request_id, output.index)
+        self._wake()
+
+    def fail(self, failure: str) -> None:
+        """Raise EngineDeadError to the reader after what has come; nothing more will."""
+        if self._open:
+            self._failure = failure
+            self._open.clear()
+            self._wake()
+
+    def _finish(self, request_id: str, index: int | None) -> None:
+        indices = self._open[request_id]
+        if index is not None:
+            indices.discard(index)
+        if index is None or not indices:
+            del self._open[request_id]
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+
+class Engine(Protocol):
+    """Token ids in, token ids out. One event loop, no locks. Tests put a fake here."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """The engine as it came up; valid after `start`, also while it is started again."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `add` takes requests at this moment."""
+
+    async def start(self) -> EngineInfo:
+        """Load the model. Raises EngineStartError with one line for the user."""
+
+    def add(self, requests: list[Request]) -> OutputStream:
+        """Hand over requests, whose ids are new, without waiting. Raises EngineDeadError."""
+
+    async def stats(self) -> EngineStats:
+        """The engine's counts after its current step. Raises EngineDeadError."""
+
+    async def close(self) -> None:
+        """End the engine; open streams fail. May be called again."""
+
+
+class EngineClient:
+    """The engine in a child process, `python -m module`.
+
+    When it dies, every open stream raises EngineDeadError and it is started again; meanwhile
+    `is_ready` is False and `add` raises. `on_progress(phase, fraction)` follows each loading.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        on_progress: Callable[[str, float], None] | None = None,
+        module: str = "engine.process",
+    ) -> None:
+        self._supervisor = Supervisor(config, module, self._receive, self._died, on_progress)
+        self._info: EngineInfo | None = None
+        self._streams: dict[str, OutputStream] = {}
+        self._stats_readers: deque[asyncio.Future[EngineStats]] = deque()
+        self._is_closed = False
+
+    @property
+    def info(self) -> EngineInfo:
+        assert self._info is not None, "info before start"
+        return self._info
+
+    @property
+    def is_ready(self) -> bool:
+        return self._supervisor.is_ready and not self._is_closed
+
+    @property
+    def pid(self) -> int | None:
+        """The engine process of the moment, None before the first."""
+        return self._supervisor.pid
+
+    async def start(self) -> EngineInfo:
+        self._info = await self._supervisor.start()
+        return self._info
+
+    def add(self, requests: list[Request]) -> OutputStream:
+        self._check_ready()
+        if self._supervisor.num_unsent_bytes > MAX_UNSENT_BYTES:
+            raise EngineDeadError("the engine process does not respond; try again later")
+        stream = OutputStream(requests, self._abort)
+        self._supervisor.send(Add(requests))
+        for request in requests:
+            assert request.request_id not in self._streams, "request ids are used once"
+            self._streams[request.request_id] = stream
+        return stream
+
+    async def stats(self) -> EngineStats:
+        self._check_ready()
+        reader: asyncio.Future[EngineStats] = asyncio.get_running_loop().create_future()
+        self._stats_readers.append(reader)
+        self._supervisor.send(GetStats())
+        return await reader
+
+    async def close(self) -> None:
+        self._is_closed = True
+        self._fail_all("the engine has been shut down")
+        await self._supervisor.close()
+
+    def _check_ready(self) -> None:
+        if self._is_closed:
+            raise EngineDeadError("the engine has been shut down")
+        if not self._supervisor.is_ready:
+            raise EngineDeadError("the engine process is being started; send the request again")
+
+    def _receive(self, message: FromEngine) -> None:
+        if isinstance(message, Step):
+            for output in message.outputs:
+                stream = self._streams.get(output.request_id)
+                if stream is None:
+                    continue  # aborted meanwhile
+                stream.put(output)
+                if output.finish_reason is not None and not stream.is_open(output.request_id):
+                    del self._streams[output.request_id]
+        elif isinstance(message, Stats) and self._stats_readers:
+            reader = self._stats_readers.popleft()
+            if not reader.done():
+                reader.set_result(message.stats)
+
+    def _abort(self, request_id: str, index: int | None) -> None:
+        if not self._streams[request_id].is_open(request_id):
+            del self._streams[request_id]
+        self._supervisor.send(Abort(request_id, index))
+
+    def _died(self, ending: str) -> None:
+        self._fail_all(
+            f"the engine process stopped unexpectedly ({ending}) and is being started again; "
+            "send the request again"
+        )
+
+    def _fail_all(self, failure: str) -> None:
+        for stream in self._streams.values():
+            stream.fail(failure)
+        self._streams.clear()
+        for reader in self._stats_readers:
+            if not reader.done():
+                reader.set_exception(EngineDeadError(failure))
+        self._stats_readers.clear()

@@ -1,0 +1,193 @@
+"""What the machine offers: device, number format, threads, memory. Resolves `EngineConfig`'s "auto"
+values into a new object and the scheduler's limits; changes no global state.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine.checkpoint.model_config import ModelConfig
+from engine.config import EngineConfig, SchedulerConfig
+from engine.errors import EngineStartError
+from engine.kv_cache import block_bytes
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# CPUs with these multiply bfloat16 faster than float32.
+_FAST_BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
+
+_CPU_KV_SHARE, _CPU_KV_LIMIT = 0.25, 4 << 30
+_CUDA_KV_SHARE = 0.85
+
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the engine computes, and in which numbers. `reason` says why, for the log."""
+
+    device: torch.device
+    dtype: torch.dtype
+    num_threads: int
+    reason: str
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+
+def resolve_target(config: EngineConfig) -> Target:
+    """Choose device, dtype and threads. EngineStartError when what was asked for is not there."""
+    has_cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not has_cuda:
+        raise EngineStartError("device 'cuda' was asked for, but torch finds no CUDA device")
+    if config.device == "auto":
+        device, why = ("cuda", "a CUDA device is there") if has_cuda else ("cpu", "no CUDA device")
+    else:
+        device, why = config.device, "asked for"
+    if config.dtype != "auto":
+        dtype, dtype_why = _DTYPES[config.dtype], "asked for"
+    elif device == "cuda" or _has_fast_bfloat16():
+        dtype, dtype_why = torch.bfloat16, "fast here"
+    else:
+        dtype, dtype_why = torch.float32, "this CPU has no fast bfloat16"
+    name = str(dtype).removeprefix("torch.")
+    return Target(
+        device=torch.device(device),
+        dtype=dtype,
+        num_threads=config.num_threads or available_cpus(),
+        reason=f"{device}: {why}; {name}: {dtype_why}",
+    )
+
+
+def resolve_limits(config: EngineConfig, model: ModelConfig, target: Target) -> SchedulerConfig:
+    """The scheduler's limits. EngineStartError when the wishes and the memory do not fit."""
+    on_cpu = target.device.type == "cpu"
+    memory = config.kv_cache_memory
+    if memory is None:
+        memory = _default_kv_memory(target.device)
+    page = block_bytes(model, config.block_size, target.dtype)
+    num_blocks = memory // page
+    max_num_seqs = config.max_num_seqs or min(64 if on_cpu else 256, max(1, num_blocks))
+    if num_blocks < max_num_seqs:
+        raise EngineStartError(
+            f"KV cache memory of {_mebibytes(memory)} holds {num_blocks} pages of "
+            f"{config.block_size} tokens, fewer than the {max_num_seqs} running requests; "
+            f"give it at least {_mebibytes(max_num_seqs * page)} or allow fewer requests"
+        )
+    return SchedulerConfig(
+        num_blocks=num_blocks,
+        block_size=config.block_size,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens or (512 if on_cpu else 8192),
+        max_model_len=_max_model_len(config, model, num_blocks * config.block_size),
+        enable_prefix_caching=config.enable_prefix_caching,
+    )
+
+
+def _max_model_len(config: EngineConfig, model: ModelConfig, num_slots: int) -> int:
+    wanted = config.max_model_len
+    if wanted is None:
+        return min(model.max_model_len, num_slots)
+    if wanted > model.max_model_len:
+        raise EngineStartError(
+            f"max_model_len {wanted} is more than the model's {model.max_model_len} positions"
+        )
+    if wanted > num_slots:
+        raise EngineStartError(
+            f"max_model_len {wanted} does not fit the KV cache, which holds {num_slots} tokens; "
+            "lower it or raise the KV cache memory"
+        )
+    return wanted
+
+
+def available_cpus() -> int:
+    """CPUs this process may use: its affinity, and the cgroup's quota rounded down."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    quotas = [_cpu_quota(folder) for folder in _cgroup_folders("cpu")]
+    return max(1, int(min([float(cpus or 1), *quotas])))
+
+
+def available_memory() -> int:
+    """Bytes of main memory that this process can still take: the system's, and the cgroup's."""
+    limits = [_system_memory()]
+    for folder in _cgroup_folders("memory"):
+        limit = _read_int(folder / "memory.max") or _read_int(folder / "memory.limit_in_bytes")
+        used = _read_int(folder / "memory.current") or _read_int(folder / "memory.usage_in_bytes")
+        if limit is not None and used is not None:
+            # File pages that nobody uses count as used, but are given back on demand.
+            limits.append(max(0, limit - used + _inactive_file(folder)))
+    return min(limits)
+
+
+def _default_kv_memory(device: torch.device) -> int:
+    if device.type == "cpu":
+        return min(int(available_memory() * _CPU_KV_SHARE), _CPU_KV_LIMIT)
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free * _CUDA_KV_SHARE)
+
+
+def _has_fast_bfloat16() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return False
+    flags = next((s for s in cpuinfo.read_text().splitlines() if s.startswith("flags")), "").split()
+    return any(flag in flags for flag in _FAST_BFLOAT16_FLAGS)
+
+
+def _cgroup_folders(controller: str) -> list[Path]:
+    """The cgroup of this process and its parents, for version 2 and version 1."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    folders: list[Path] = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = _CGROUP_ROOT / controller if controllers else _CGROUP_ROOT
+        own = root / path.lstrip("/")
+        folders += [own, *(parent for parent in own.parents if parent.is_relative_to(root))]
+    return folders
+
+
+def _cpu_quota(folder: Path) -> float:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()  # version 2
+    except (OSError, ValueError):
+        quota = str(_read_int(folder / "cpu.cfs_quota_us") or "max")
+        period = str(_read_int(folder / "cpu.cfs_period_us") or 1)
+    return float("inf") if quota in ("max", "-1") else int(quota) / int(period)
+
+
+def _system_memory() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _inactive_file(folder: Path) -> int:
+    try:
+        lines = (folder / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+
+
+def _read_int(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # not there, or "max"
+        return None
+
+
+def _mebibytes(num_bytes: int) -> str:
+    return f"{num_bytes / (1 << 20):.0f} MiB"

@@ -1,0 +1,63 @@
+"""What a set of kernels offers to the models. The fast kernel's signature is the interface.
+
+`reference.py` implements it in plain torch and is the oracle of every other set. All tensors lie on
+the set's device. Knows nothing of requests or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from engine.attention import AttentionPlan, StepLayout
+
+Linear = Callable[[Tensor], Tensor]
+
+
+class Kernels(Protocol):
+    """The operations between the tensors of one step. `x` rows are tokens.
+
+    `kv` is one layer of the KV pages: [num_blocks, 2, kv_heads, block_size, head_dim], keys at
+    index 0 and values at index 1.
+    """
+
+    def describe(self) -> str:
+        """Which kernels these are and why, for the log."""
+
+    def pack_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        """Take over `weight` [out, in] in this device's best form; the result is x W^T + b.
+
+        `weight` must not be written to afterwards.
+        """
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x / rms(x) * weight over the last dimension (Zhang and Sennrich, 2019)."""
+
+    def add_rms_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """(rms_norm(x + residual), x + residual); both inputs may be overwritten."""
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        """silu(gate) * up, from [num_tokens, 2 * width] to [num_tokens, width]."""
+
+    def plan(self, layout: StepLayout) -> AttentionPlan:
+        """Prepare, once per step, what every layer's attention needs."""
+
+    def rotary_store_kv(
+        self, qkv: Tensor, cos_sin: Tensor, kv: Tensor, plan: AttentionPlan
+    ) -> Tensor:
+        """Rotate queries and keys, write keys and values to their pages; return the queries.
+
+        `qkv` [num_tokens, heads + 2 * kv_heads, head_dim] may be overwritten. `cos_sin`
+        [num_tokens, 2, head_dim] holds for each token (cos, cos) and (-sin, sin), so that the
+        rotation is x * cos_sin[0] + swap_halves(x) * cos_sin[1].
+        """
+
+    def paged_attention(self, q: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
+        """Causal attention of q [num_tokens, heads, head_dim] over its rows' pages; same shape.
+
+        Every mix of prompt chunks and single tokens; query heads share KV heads in equal groups.
+        """

@@ -1,0 +1,277 @@
+"""Causal attention over pages in plain torch, for every mix of prompt chunks and single tokens.
+
+The context is read in chunks of a fixed number of positions, merged from the first to the last, so
+that no sum's order depends on the other rows or on how a prompt was cut. Rows with one token are
+computed together; rows with several one after the other. Softmax and merging are in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.attention import AttentionPlan, Span, StepLayout
+
+# Positions read at once. Fixed, never fitted to the batch: it decides the order of summation.
+_CHUNK_LEN = 128
+# From this many query rows on, the bits of a product's row do not depend on their number (MKL).
+_MIN_QUERY_ROWS = 4
+# Stands for "nothing seen yet" as a maximum: exp(score - maximum) stays finite, or exactly 0.
+_NO_SCORE = -1e30
+
+
+@dataclass(frozen=True, slots=True)
+class _Singles:
+    """The rows with one token in this step, longest context first, cut into (chunk, row) items.
+
+    The items of the i-th chunk are the next `widths[i]` ones and belong to the first `widths[i]`
+    rows, so that merging needs slices only.
+    """
+
+    tokens: Tensor  # [num_rows]
+    item_tokens: Tensor  # [num_items]
+    pages: Tensor  # [2 * num_items * kv_heads * pages_per_chunk], into kv as rows of pages
+    mask: Tensor  # [num_items, 1, 1, chunk_len], 0 or -inf
+    widths: list[int]
+    workspace: Tensor  # [2 * num_items * kv_heads * pages_per_chunk, block_size * head_dim]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One row with several tokens in this step.
+
+    For each chunk of its context: the first of its tokens to compute with it (the earlier ones
+    cannot see it), and the mask [1, num_tokens - first, 1, chunk_len], None if all is seen.
+    """
+
+    span: Span
+    pages: Tensor  # [2 * num_chunks * kv_heads * pages_per_chunk]
+    chunks: list[tuple[int, Tensor | None]]
+    workspace: Tensor  # [2 * num_chunks * kv_heads * pages_per_chunk, block_size * head_dim]
+
+
+@dataclass(frozen=True)
+class PagedPlan(AttentionPlan):
+    """`store_rows` [num_tokens * 2 * kv_heads] places keys and values in kv as rows of heads."""
+
+    store_rows: Tensor
+    singles: _Singles | None
+    runs: list[_Run]
+
+
+@dataclass(frozen=True, slots=True)
+class _Partial:
+    """Attention over a part of the context, not yet normalised (online softmax).
+
+    `maximum` and `total` [batch, queries, 1], `output` [batch, queries, head_dim].
+    """
+
+    maximum: Tensor
+    total: Tensor
+    output: Tensor
+
+    def narrow(self, dim: int, start: int, length: int) -> _Partial:
+        return _Partial(
+            self.maximum.narrow(dim, start, length),
+            self.total.narrow(dim, start, length),
+            self.output.narrow(dim, start, length),
+        )
+
+    def merge(self, other: _Partial) -> None:
+        """Take in the next part of the context. A part that sees nothing changes no bit."""
+        maximum = torch.maximum(self.maximum, other.maximum)
+        scale = (self.maximum - maximum).exp_()
+        other_scale = (other.maximum - maximum).exp_()
+        self.total.mul_(scale).add_(other.total * other_scale)
+        self.output.mul_(scale).add_(other.output * other_scale)
+        self.maximum.copy_(maximum)
+
+
+def attend(q: Tensor, kv: Tensor, plan: PagedPlan) -> Tensor:
+    """See `Kernels.paged_attention`."""
+    num_tokens, num_heads, head_dim = q.shape
+    num_kv_heads = kv.shape[2]
+    grouped = (q * head_dim**-0.5).view(num_tokens, num_kv_heads, -1, head_dim)
+    pages = kv.view(-1, kv.shape[3] * head_dim)
+    output = torch.empty_like(grouped)
+    if plan.singles is not None:
+        output.index_copy_(0, plan.singles.tokens, _attend_singles(grouped, pages, plan.singles))
+    for run in plan.runs:
+        first, length = run.span.first_token, run.span.num_tokens
+        output[first : first + length] = _attend_run(grouped[first : first + length], pages, run)
+    return output.view(num_tokens, num_heads, head_dim)
+
+
+def _attend_singles(q: Tensor, pages: Tensor, rows: _Singles) -> Tensor:
+    """[num_tokens, kv_heads, group, head_dim] -> [num_rows, kv_heads, group, head_dim]"""
+    _, num_kv_heads, group, head_dim = q.shape
+    num_items, num_rows = rows.item_tokens.shape[0], rows.tokens.shape[0]
+    queries = _pad_group(q.index_select(0, rows.item_tokens), num_tokens=1)
+    keys, values = _gather(pages, rows.pages, rows.workspace, num_items * num_kv_heads, head_dim)
+    scores_shape = (num_items, num_kv_heads, queries.shape[2], keys.shape[1])
+    items = _attend_chunk(queries.flatten(0, 1), keys, values, rows.mask, scores_shape)
+    merged = items.narrow(0, 0, num_rows * num_kv_heads)
+    first = num_rows
+    for width in rows.widths[1:]:
+        part = items.narrow(0, first * num_kv_heads, width * num_kv_heads)
+        merged.narrow(0, 0, width * num_kv_heads).merge(part)
+        first += width
+    output = (merged.output / merged.total).to(q.dtype)
+    return output.view(num_rows, num_kv_heads, -1, head_dim)[:, :, :group]
+
+
+def _attend_run(q: Tensor, pages: Tensor, run: _Run) -> Tensor:
+    """[tokens, kv_heads, group, head_dim] -> same, over the pages of one row."""
+    num_tokens, num_kv_heads, group, head_dim = q.shape
+    queries = _pad_group(q, num_tokens).transpose(0, 1)  # [kv_heads, tokens, group, head_dim]
+    padded = queries.shape[2]
+    batch = len(run.chunks) * num_kv_heads
+    keys, values = _gather(pages, run.pages, run.workspace, batch, head_dim)
+    merged = None
+    for i, (first, mask) in enumerate(run.chunks):
+        heads = slice(i * num_kv_heads, (i + 1) * num_kv_heads)
+        seeing = queries[:, first:].flatten(1, 2)
+        scores_shape = (num_kv_heads, num_tokens - first, padded, keys.shape[1])
+        part = _attend_chunk(seeing, keys[heads], values[heads], mask, scores_shape)
+        if merged is None:
+            merged = part  # every token sees the first chunk
+        else:
+            merged.narrow(1, first * padded, (num_tokens - first) * padded).merge(part)
+    assert merged is not None
+    output = (merged.output / merged.total).to(q.dtype)
+    return output.view(num_kv_heads, num_tokens, padded, head_dim)[:, :, :group].transpose(0, 1)
+
+
+def _attend_chunk(
+    q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scores_shape: tuple[int, ...]
+) -> _Partial:
+    """q [batch, queries, head_dim] over keys and values [batch, chunk_len, head_dim].
+
+    `mask` is added to the scores in `scores_shape`.
+    """
+    scores = torch.bmm(q, keys.transpose(1, 2))
+    if mask is None:
+        scores = scores.float()
+    else:
+        scores = (scores.view(scores_shape) + mask).view(scores.shape)
+    maximum = scores.amax(-1, keepdim=True).clamp_min_(_NO_SCORE)
+    weights = (scores - maximum).exp_()
+    output = torch.bmm(weights.to(values.dtype), values).float()
+    return _Partial(maximum, weights.sum(-1, keepdim=True), output)
+
+
+def _gather(
+    pages: Tensor, indices: Tensor, workspace: Tensor, batch: int, head_dim: int
+) -> tuple[Tensor, Tensor]:
+    """Keys and values, each [batch, chunk_len, head_dim]."""
+    torch.index_select(pages, 0, indices, out=workspace)
+    gathered = workspace.view(2, batch, -1, head_dim)
+    return gathered[0], gathered[1]
+
+
+def _pad_group(q: Tensor, num_tokens: int) -> Tensor:
+    """Fill up [..., group, head_dim] so that a product has at least `_MIN_QUERY_ROWS` rows."""
+    missing = math.ceil(_MIN_QUERY_ROWS / num_tokens) - q.shape[-2]
+    return F.pad(q, (0, 0, 0, missing)) if missing > 0 else q
+
+
+def make_plan(layout: StepLayout, dtype: torch.dtype) -> PagedPlan:
+    """See `Kernels.plan`."""
+    num_kv_heads, block_size = layout.num_kv_heads, layout.block_size
+    block_ids = layout.block_tables[layout.rows, layout.positions // block_size].long()
+    heads = torch.arange(2 * num_kv_heads, device=block_ids.device)
+    in_heads = block_ids[:, None] * (2 * num_kv_heads) + heads
+    store_rows = in_heads * block_size + (layout.positions % block_size)[:, None]
+    singles = [span for span in layout.spans if span.num_tokens == 1]
+    return PagedPlan(
+        positions=layout.positions,
+        spans=layout.spans,
+        store_rows=store_rows.flatten(),
+        singles=_plan_singles(layout, singles, dtype) if singles else None,
+        runs=[_plan_run(layout, span, dtype) for span in layout.spans if span.num_tokens > 1],
+    )
+
+
+def _plan_singles(layout: StepLayout, spans: list[Span], dtype: torch.dtype) -> _Singles:
+    device = layout.positions.device
+    chunk_len = _chunk_len(layout)
+    spans = sorted(spans, key=lambda span: span.start, reverse=True)
+    num_chunks = [math.ceil(span.context_len / chunk_len) for span in spans]
+    widths = [sum(n > i for n in num_chunks) for i in range(num_chunks[0])]
+    # One transfer for all that the host knows: row, token, chunk, visible positions of each item.
+    items = torch.tensor(
+        [
+            (row, spans[row].first_token, i, spans[row].context_len - i * chunk_len)
+            for i, width in enumerate(widths)
+            for row in range(width)
+        ],
+        device=device,
+    )
+    item_rows, item_tokens, item_chunks, item_lens = items.unbind(1)
+    rows = torch.tensor([span.row for span in spans], device=device)
+    tables = _chunked_tables(layout, rows, num_chunks[0])
+    pages = _page_rows(tables[item_rows, item_chunks], layout.num_kv_heads)
+    unseen = torch.arange(chunk_len, device=device) >= item_lens[:, None]
+    return _Singles(
+        tokens=item_tokens[: len(spans)],
+        item_tokens=item_tokens,
+        pages=pages,
+        mask=_additive(unseen)[:, None, None],
+        widths=widths,
+        workspace=_workspace(layout, pages, dtype),
+    )
+
+
+def _plan_run(layout: StepLayout, span: Span, dtype: torch.dtype) -> _Run:
+    device = layout.positions.device
+    chunk_len = _chunk_len(layout)
+    num_chunks = math.ceil(span.context_len / chunk_len)
+    rows = torch.tensor([span.row], device=device)
+    pages = _page_rows(_chunked_tables(layout, rows, num_chunks)[0], layout.num_kv_heads)
+    group = max(
+        layout.num_heads // layout.num_kv_heads, math.ceil(_MIN_QUERY_ROWS / span.num_tokens)
+    )
+    last_first = span.num_tokens - math.ceil(_MIN_QUERY_ROWS / group)
+    positions = torch.arange(chunk_len, device=device)
+    chunks: list[tuple[int, Tensor | None]] = []
+    for chunk_start in range(0, num_chunks * chunk_len, chunk_len):
+        first = min(max(0, chunk_start - span.start), last_first)
+        if span.start + first >= chunk_start + chunk_len - 1:
+            chunks.append((first, None))
+            continue
+        queries = torch.arange(span.start + first, span.context_len, device=device)
+        unseen = positions + chunk_start > queries[:, None]
+        chunks.append((first, _additive(unseen)[None, :, None]))
+    return _Run(span, pages, chunks, _workspace(layout, pages, dtype))
+
+
+def _chunk_len(layout: StepLayout) -> int:
+    return max(1, _CHUNK_LEN // layout.block_size) * layout.block_size
+
+
+def _chunked_tables(layout: StepLayout, rows: Tensor, num_chunks: int) -> Tensor:
+    """The pages of `rows` as [rows, num_chunks, pages_per_chunk], filled up with the blank one."""
+    pages_per_chunk = _chunk_len(layout) // layout.block_size
+    num_pages = num_chunks * pages_per_chunk
+    tables = layout.block_tables[:, :num_pages].index_select(0, rows).long()
+    tables = F.pad(tables, (0, num_pages - tables.shape[1]), value=layout.blank_block)
+    return tables.view(-1, num_chunks, pages_per_chunk)
+
+
+def _page_rows(block_ids: Tensor, num_kv_heads: int) -> Tensor:
+    """[items, pages] -> rows of kv.view(-1, block_size * head_dim), by (2, item, head, page)."""
+    heads = torch.arange(2 * num_kv_heads, device=block_ids.device).view(2, 1, num_kv_heads, 1)
+    return (block_ids[:, None] * (2 * num_kv_heads) + heads).flatten()
+
+
+def _additive(unseen: Tensor) -> Tensor:
+    return torch.zeros(unseen.shape, device=unseen.device).masked_fill_(unseen, -math.inf)
+
+
+def _workspace(layout: StepLayout, pages: Tensor, dtype: torch.dtype) -> Tensor:
+    width = layout.block_size * layout.head_dim
+    return torch.empty(pages.shape[0], width, dtype=dtype, device=pages.device)

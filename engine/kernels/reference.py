@@ -1,0 +1,68 @@
+"""The reference kernels: plain torch, on any device, and the oracle for every other set.
+
+On the CPU in float32 a position's result is the same bits whatever shares the step with it and
+however its prompt was cut into chunks.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.attention import AttentionPlan, StepLayout
+from engine.kernels import paged
+from engine.kernels.base import Linear
+from engine.kernels.linear import PackedLinear
+
+
+class ReferenceKernels:
+    """See `Kernels` for the contract of each method."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device = device
+        self.dtype = dtype
+
+    def describe(self) -> str:
+        matrices = "oneDNN" if self.device.type == "cpu" else "cuBLAS"
+        return f"reference: plain torch, {matrices} matrices"
+
+    def pack_linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
+        return PackedLinear(weight, bias)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+    def add_rms_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        residual = residual.add_(x)
+        return F.rms_norm(residual, (residual.shape[-1],), weight, eps), residual
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        if self.dtype == torch.float32:
+            # F.silu rounds otherwise at the end of a thread's share than inside of it.
+            return torch.div(gate, torch.exp(-gate).add_(1)).mul_(up)
+        return F.silu(gate).mul_(up)
+
+    def plan(self, layout: StepLayout) -> AttentionPlan:
+        return paged.make_plan(layout, self.dtype)
+
+    def rotary_store_kv(
+        self, qkv: Tensor, cos_sin: Tensor, kv: Tensor, plan: AttentionPlan
+    ) -> Tensor:
+        assert isinstance(plan, paged.PagedPlan)
+        num_kv_heads, head_dim = kv.shape[2], kv.shape[4]
+        num_heads = qkv.shape[1] - 2 * num_kv_heads
+        rotated = qkv[:, : num_heads + num_kv_heads]
+        halves = rotated.view(rotated.shape[0], -1, 2, head_dim // 2)
+        swapped = halves.flip(2).view(rotated.shape)
+        rotated.copy_((rotated * cos_sin[:, :1]).add_(swapped * cos_sin[:, 1:]))
+        stored = qkv[:, num_heads:].reshape(-1, head_dim)
+        kv.view(-1, head_dim).index_copy_(0, plan.store_rows, stored)
+        return qkv[:, :num_heads]
+
+    def paged_attention(self, q: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
+        assert isinstance(plan, paged.PagedPlan)
+        return paged.attend(q, kv, plan)

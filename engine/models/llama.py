@@ -1,0 +1,127 @@
+"""The decoder of Llama, Mistral, SmolLM2, Qwen2 and Qwen3.
+
+They differ in sizes and in two structural choices: biases on the QKV projection (`qkv_bias`, Qwen2)
+and a norm on each query and key head (`qk_norm`, Qwen3). Knows no requests and no sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.attention import AttentionPlan
+from engine.checkpoint.model_config import ModelConfig
+from engine.kernels.base import Kernels
+from engine.kv_cache import KVCache
+from engine.models.layers import Projection, RMSNorm, Rotary, WeightGroup
+
+
+class Llama:
+    """Load every one of `weight_groups()` before the first `forward`."""
+
+    embedding: Tensor  # [vocab_size, hidden_size]
+
+    def __init__(self, config: ModelConfig, kernels: Kernels, device: torch.device) -> None:
+        self.config = config
+        self.rotary = Rotary(config, device)
+        self.layers = [DecoderLayer(config, kernels, i) for i in range(config.num_layers)]
+        self.norm = RMSNorm(kernels, "model.norm", config.hidden_size, config.rms_norm_eps)
+        self.lm_head = Projection(kernels, {"lm_head": config.vocab_size}, config.hidden_size)
+
+    def forward(self, token_ids: Tensor, plan: AttentionPlan, kv_cache: KVCache) -> Tensor:
+        """token_ids [num_tokens] -> hidden states after the last norm [num_tokens, hidden_size]"""
+        cos_sin = self.rotary(plan.positions)  # [num_tokens, 2, head_dim]
+        x = F.embedding(token_ids, self.embedding)
+        residual = torch.zeros_like(x)
+        for layer, kv in zip(self.layers, kv_cache.layers, strict=True):
+            x, residual = layer(x, residual, cos_sin, kv, plan)
+        x, _ = self.norm.add(x, residual)
+        return x
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """[num_rows, hidden_size] -> float32 [num_rows, vocab_size]"""
+        return self.lm_head(hidden).float()
+
+    def weight_groups(self) -> Iterator[WeightGroup]:
+        """What to read from a checkpoint, by Hugging Face names, in the order of use."""
+        vocabulary: tuple[int, ...] = (self.config.vocab_size, self.config.hidden_size)
+        yield WeightGroup({"model.embed_tokens.weight": vocabulary}, self._load_embedding)
+        for layer in self.layers:
+            yield from layer.weight_groups()
+        yield from self.norm.weight_groups()
+        if not self.config.tie_word_embeddings:
+            yield from self.lm_head.weight_groups()
+
+    def _load_embedding(self, weight: Tensor) -> None:
+        self.embedding = weight
+        if self.config.tie_word_embeddings:
+            self.lm_head.load_weight(weight)
+
+
+class DecoderLayer:
+    """Attention, then the MLP; each works on a norm of the residual stream and is added to it."""
+
+    def __init__(self, config: ModelConfig, kernels: Kernels, index: int) -> None:
+        name = f"model.layers.{index}"
+        hidden, eps = config.hidden_size, config.rms_norm_eps
+        self.kernels = kernels
+        self.attention_norm = RMSNorm(kernels, f"{name}.input_layernorm", hidden, eps)
+        self.attention = Attention(config, kernels, f"{name}.self_attn")
+        self.mlp_norm = RMSNorm(kernels, f"{name}.post_attention_layernorm", hidden, eps)
+        inner = config.intermediate_size
+        gate_up = {f"{name}.mlp.gate_proj": inner, f"{name}.mlp.up_proj": inner}
+        self.gate_up = Projection(kernels, gate_up, hidden)
+        self.down = Projection(kernels, {f"{name}.mlp.down_proj": hidden}, inner)
+
+    def __call__(
+        self, x: Tensor, residual: Tensor, cos_sin: Tensor, kv: Tensor, plan: AttentionPlan
+    ) -> tuple[Tensor, Tensor]:
+        x, residual = self.attention_norm.add(x, residual)
+        x = self.attention(x, cos_sin, kv, plan)
+        x, residual = self.mlp_norm.add(x, residual)
+        x = self.down(self.kernels.silu_mul(self.gate_up(x)))
+        return x, residual
+
+    def weight_groups(self) -> Iterator[WeightGroup]:
+        yield from self.attention_norm.weight_groups()
+        yield from self.attention.weight_groups()
+        yield from self.mlp_norm.weight_groups()
+        yield from self.gate_up.weight_groups()
+        yield from self.down.weight_groups()
+
+
+class Attention:
+    """Grouped-query attention over the pages of the KV cache."""
+
+    def __init__(self, config: ModelConfig, kernels: Kernels, name: str) -> None:
+        self.config = config
+        self.kernels = kernels
+        q_size = config.num_heads * config.head_dim
+        kv_size = config.num_kv_heads * config.head_dim
+        qkv = {f"{name}.q_proj": q_size, f"{name}.k_proj": kv_size, f"{name}.v_proj": kv_size}
+        self.qkv = Projection(kernels, qkv, config.hidden_size, bias=config.qkv_bias)
+        self.output = Projection(kernels, {f"{name}.o_proj": config.hidden_size}, q_size)
+        self.q_norm = RMSNorm(kernels, f"{name}.q_norm", config.head_dim, config.rms_norm_eps)
+        self.k_norm = RMSNorm(kernels, f"{name}.k_norm", config.head_dim, config.rms_norm_eps)
+
+    def __call__(self, x: Tensor, cos_sin: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
+        num_tokens, head_dim = x.shape[0], self.config.head_dim
+        qkv = self.qkv(x).view(num_tokens, -1, head_dim)  # queries, then keys, then values
+        if self.config.qk_norm:
+            num_heads, num_kv_heads = self.config.num_heads, self.config.num_kv_heads
+            q, k = qkv[:, :num_heads], qkv[:, num_heads : num_heads + num_kv_heads]
+            q.copy_(self.q_norm(q))
+            k.copy_(self.k_norm(k))
+        q = self.kernels.rotary_store_kv(qkv, cos_sin, kv, plan)
+        attended = self.kernels.paged_attention(q, kv, plan)
+        return self.output(attended.view(num_tokens, -1))
+
+    def weight_groups(self) -> Iterator[WeightGroup]:
+        yield from self.qkv.weight_groups()
+        if self.config.qk_norm:
+            yield from self.q_norm.weight_groups()
+            yield from self.k_norm.weight_groups()
+        yield from self.output.weight_groups()

@@ -1,0 +1,97 @@
+"""One choice of one request on its way through the engine: its tokens, pages and row.
+
+State only; the scheduler decides. A sequence that waits owns no row and no pages (but for those
+that a launch under way still uses). Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from engine.block_pool import block_hash, root_hash
+from engine.request import FinishReason, Request, SamplingParams, TokenLogprobs
+
+
+class Sequence:
+    """Choice `index` of `request`. `arrival` orders sequences by age, choices in order.
+
+    `parent` is the choice that computes the prompt for this one, None for choice 0.
+    """
+
+    def __init__(
+        self, request: Request, index: int, arrival: int, parent: Sequence | None = None
+    ) -> None:
+        self.request = request
+        self.index = index
+        self.arrival = arrival
+        self.parent = parent
+        self.output_token_ids: list[int] = []
+        self.finish_reason: FinishReason | None = None
+        self.num_cached_tokens: int | None = None  # of the prompt, found at the first start
+        self.prompt_logprobs: list[TokenLogprobs | None] | None = None
+        if self.index == 0 and self.sampling.prompt_logprobs is not None:
+            self.prompt_logprobs = [None] * self.num_prompt_tokens
+        self.num_prompt_logprobs = 1  # entries known; the first token has none
+
+        # Where it stands with the runner.
+        self.row: int | None = None
+        self.num_computed_tokens = 0  # positions whose keys and values a launch has been asked for
+        self.num_pending_tokens = 0  # tokens drawn by launches not yet waited for
+        self.num_launches = 0  # launches under way that use its row and pages
+        self.block_ids: list[int] = []
+        self.num_sent_blocks = 0  # how many of them the runner knows
+        self.block_hashes: list[bytes] = []  # of the full blocks of known tokens
+        self.num_registered_blocks = 0
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return self.request.sampling
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def num_known_tokens(self) -> int:
+        return self.num_prompt_tokens + len(self.output_token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """All tokens, those included that are drawn but have not reached the host."""
+        return self.num_known_tokens + self.num_pending_tokens
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether prompt positions must still be computed for their log-probabilities."""
+        return (
+            self.prompt_logprobs is not None and self.num_prompt_logprobs < self.num_prompt_tokens
+        )
+
+    def token_ids(self, start: int, stop: int) -> list[int]:
+        """The known tokens at positions `start` .. `stop` (exclusive)."""
+        num_prompt_tokens = self.num_prompt_tokens
+        token_ids = self.request.prompt_token_ids[start:stop]
+        if stop > num_prompt_tokens:
+            first = max(start - num_prompt_tokens, 0)
+            token_ids = token_ids + self.output_token_ids[first : stop - num_prompt_tokens]
+        return token_ids
+
+    def hash_blocks(self, block_size: int) -> list[bytes]:
+        """Hashes of all full blocks of known tokens; grows with the tokens."""
+        hashes = self.block_hashes
+        while (len(hashes) + 1) * block_size <= self.num_known_tokens:
+            start = len(hashes) * block_size
+            parent = hashes[-1] if hashes else root_hash(self.request.cache_salt)
+            hashes.append(block_hash(parent, self.token_ids(start, start + block_size)))
+        return hashes
+
+    def store_prompt_logprobs(self, start: int, logprobs: Iterable[TokenLogprobs]) -> None:
+        """Keep what the positions from `start` on said of their successors in the prompt."""
+        assert self.prompt_logprobs is not None
+        for position, entry in enumerate(logprobs, start + 1):
+            self.prompt_logprobs[position] = entry
+            self.num_prompt_logprobs = max(self.num_prompt_logprobs, position + 1)

@@ -1,0 +1,48 @@
+"""The application: routes, error handlers and services put together. A factory, nothing global."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from engine import Engine, EngineDeadError
+from server.boundary import RequestBoundary
+from server.errors import ApiError, answer_error
+from server.routes import router
+from server.schemas import CompletionRequest
+from server.services import Services
+from server.settings import Settings
+from server.tokenizer import Tokenizer
+
+
+def create_app(
+    engine: Engine, tokenizer: Tokenizer, settings: Settings, model_names: Sequence[str]
+) -> FastAPI:
+    """The API over a started engine. `model_names`: the model's own name first, then aliases."""
+    app = _Application(
+        title="Octavo",
+        summary="An HTTP inference server for language models",
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.services = Services(engine, tokenizer, settings, model_names)
+    app.include_router(router)
+    app.add_middleware(RequestBoundary)
+    for error in (ApiError, EngineDeadError, HTTPException):
+        app.add_exception_handler(error, answer_error)
+    return app
+
+
+class _Application(FastAPI):
+    """Adds the request body to /openapi.json: FastAPI does not see what it does not parse."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            schemas = super().openapi()["components"]["schemas"]
+            body = CompletionRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(body.pop("$defs", {}))
+            schemas["CompletionRequest"] = body
+        return super().openapi()

@@ -1,0 +1,92 @@
+"""A request's body: read raw under a cap and a deadline, checked, parsed strictly from the bytes.
+
+Knows nothing of what a body means. Compressed bodies and other types than JSON are refused unread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from email.message import Message
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+from starlette.requests import ClientDisconnect, Request
+
+from server.disconnect import ClientDisconnected
+from server.errors import ApiError
+from server.limits import BODY_DEADLINE_SECONDS, MAX_BODY_BYTES
+from server.validation import from_validation_error, not_json
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_CLOSE = {"Connection": "close"}
+
+
+async def read_json_body(request: Request) -> bytes:
+    """The bytes of a JSON body. Raises ApiError 408, 413 or 415, or ClientDisconnected."""
+    _check_content_type(request)
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > MAX_BODY_BYTES:
+        raise _too_large()
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise _too_large()
+    except TimeoutError:
+        raise ApiError(
+            408,
+            f"The body did not arrive within {BODY_DEADLINE_SECONDS:g} seconds.",
+            code="request_timeout",
+            headers=_CLOSE,
+        ) from None
+    except ClientDisconnect:
+        raise ClientDisconnected from None
+    return bytes(body)
+
+
+def parse_json(model: type[Model], body: bytes) -> Model:
+    """`body` as a `model`: no coercion, no NaN, no lone surrogates. Raises ApiError 400."""
+    try:
+        if b"NaN" in body or b"Infinity" in body:
+            # Pydantic's parser takes these words for numbers; outside of strings they are no JSON.
+            from_json(body, allow_inf_nan=False)
+        return model.model_validate_json(body)
+    except ValidationError as exc:  # first: it is a ValueError too
+        raise from_validation_error(exc) from None
+    except ValueError as exc:
+        raise not_json(str(exc)) from None
+
+
+def _check_content_type(request: Request) -> None:
+    message = Message()
+    message["content-type"] = request.headers.get("content-type", "")
+    charset = message.get_param("charset", "utf-8")
+    if message.get_content_type() != "application/json" or str(charset).lower().replace(
+        "_", "-"
+    ) not in ("utf-8", "utf8"):
+        raise ApiError(
+            415,
+            "Send the body as 'Content-Type: application/json' (in UTF-8).",
+            code="unsupported_content_type",
+            headers=_CLOSE,
+        )
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError(
+            415,
+            "Compressed request bodies are not supported. Send it without Content-Encoding.",
+            code="unsupported_content_encoding",
+            headers=_CLOSE,
+        )
+
+
+def _too_large() -> ApiError:
+    return ApiError(
+        413,
+        f"The request body is larger than the limit of {MAX_BODY_BYTES} bytes.",
+        code="request_too_large",
+        headers=_CLOSE,
+    )

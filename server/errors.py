@@ -1,0 +1,113 @@
+"""What a client is told when a request fails: one envelope, on every path.
+
+`{"error": {"message", "type", "param", "code"}}`, all four keys, always. Texts are ours: never the
+`str()` of an unexpected exception, never a large part of the client's input.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from engine import EngineDeadError
+from server.limits import MAX_ECHOED_CHARACTERS, RETRY_AFTER_SECONDS
+
+INVALID_REQUEST = "invalid_request_error"
+
+
+class ApiError(Exception):
+    """An error with everything its HTTP answer needs."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = INVALID_REQUEST,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type
+        self.param = param
+        self.code = code
+        self.headers = headers
+
+    def envelope(self) -> str:
+        """The body as JSON text: ASCII, on one line, so that it can be an SSE event too."""
+        error = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+        return json.dumps({"error": error}, separators=(",", ":"))
+
+    def response(self) -> Response:
+        return Response(self.envelope(), self.status, self.headers, "application/json")
+
+
+def bad_request(param: str | None, code: str | None, message: str) -> ApiError:
+    """400: something in the request is wrong and `param` says where."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def unavailable(message: str, code: str) -> ApiError:
+    """503: not the client's fault, and worth another try soon."""
+    return ApiError(
+        503,
+        message,
+        type="service_unavailable_error",
+        code=code,
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+    )
+
+
+def model_loading() -> ApiError:
+    return unavailable("The model is loading. Try again in a moment.", "model_loading")
+
+
+def internal_error() -> ApiError:
+    """500 for what nobody foresaw; the log has the rest."""
+    return ApiError(500, "The server failed to answer this request.", type="server_error")
+
+
+def api_error(exc: Exception, method: str = "", path: str = "") -> ApiError:
+    """What a client is told about `exc`."""
+    if isinstance(exc, ApiError):
+        return exc
+    if isinstance(exc, EngineDeadError):
+        return unavailable(
+            "The engine went away while it worked on this request; it is being started again.",
+            "engine_restarting",
+        )
+    if isinstance(exc, HTTPException):
+        return _from_http_exception(exc, f"{method} {path[:MAX_ECHOED_CHARACTERS]}")
+    return internal_error()
+
+
+def _from_http_exception(exc: HTTPException, target: str) -> ApiError:
+    """Starlette's own refusals: no such route, wrong method."""
+    if exc.status_code == 404:
+        return ApiError(404, f"Invalid URL ({target})")
+    if exc.status_code == 405:
+        allowed = (exc.headers or {}).get("Allow", "another method")
+        return ApiError(
+            405,
+            f"Invalid method ({target}). Use {allowed}.",
+            code="method_not_supported",
+            headers=exc.headers,
+        )
+    return ApiError(exc.status_code, str(exc.detail), headers=exc.headers)
+
+
+async def answer_error(request: Request, exc: Exception) -> Response:
+    """The exception handler of the application."""
+    return api_error(exc, request.method, request.scope["path"]).response()

@@ -1,0 +1,127 @@
+"""The request fields that may take several shapes, checked by hand from parsed JSON.
+
+A generic union of types would try every shape on every item (seconds for a long prompt) and report
+each failure. These raise ApiError, which passes through pydantic unchanged. No vocabulary here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from server.errors import bad_request
+from server.limits import (
+    MAX_ECHOED_NAME,
+    MAX_LOGIT_BIAS,
+    MAX_PROMPTS,
+    MAX_STOP_LENGTH,
+    MAX_STOP_STRINGS,
+)
+from server.validation import (
+    empty_array,
+    empty_string,
+    out_of_bounds,
+    too_long,
+    too_many,
+    wrong_type,
+)
+
+Prompt = str | list[int]
+
+_PROMPT_SHAPES = "a string, an array of strings, an array of token ids or an array of such arrays"
+
+
+def parse_prompts(value: Any) -> list[Prompt]:
+    """One or many prompts as a list of many. `null` is the start of a document, like ""."""
+    if value is None:
+        return [""]
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise wrong_type("prompt", _PROMPT_SHAPES, value)
+    if not value:
+        raise empty_array("prompt")
+    if type(value[0]) is int:
+        return [_token_ids("prompt", value)]
+    if len(value) > MAX_PROMPTS:
+        raise too_many("prompt", MAX_PROMPTS, len(value))
+    if isinstance(value[0], str):
+        for position, item in enumerate(value):
+            if not isinstance(item, str):
+                raise wrong_type(f"prompt[{position}]", "a string", item)
+        return value
+    if isinstance(value[0], list):
+        for position, item in enumerate(value):
+            if not isinstance(item, list):
+                raise wrong_type(f"prompt[{position}]", "an array of token ids", item)
+            if not item:
+                raise empty_array("prompt")
+            _token_ids(f"prompt[{position}]", item)
+        return value
+    raise wrong_type("prompt", _PROMPT_SHAPES, value[0])
+
+
+def _token_ids(param: str, value: list[Any]) -> list[int]:
+    if {type(item) for item in value} != {int}:
+        position = next(i for i, item in enumerate(value) if type(item) is not int)
+        raise wrong_type(f"{param}[{position}]", "a token id (an integer)", value[position])
+    return value
+
+
+def parse_stop(value: Any) -> list[str]:
+    """One or many stop strings as a list; `null` and [] are none."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [_stop_string("stop", value)]
+    if not isinstance(value, list):
+        raise wrong_type("stop", "a string or an array of strings", value)
+    if len(value) > MAX_STOP_STRINGS:
+        raise too_many("stop", MAX_STOP_STRINGS, len(value))
+    return [_stop_string(f"stop[{position}]", item) for position, item in enumerate(value)]
+
+
+def _stop_string(param: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise wrong_type(param, "a string", value)
+    if not value:
+        raise empty_string(param)
+    if len(value) > MAX_STOP_LENGTH:
+        raise too_long(param, MAX_STOP_LENGTH, len(value))
+    return value
+
+
+def parse_logit_bias(value: Any) -> dict[int, float]:
+    """{"50256": -100} with the ids as numbers; whether they are tokens is not known here."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise wrong_type("logit_bias", "an object", value)
+    if len(value) > MAX_LOGIT_BIAS:
+        raise bad_request(
+            "logit_bias",
+            "object_above_max_properties",
+            f"Invalid 'logit_bias': too many entries. Expected at most {MAX_LOGIT_BIAS}, "
+            f"but got {len(value)} instead.",
+        )
+    strange = [key for key in value if not (key.isascii() and key.isdecimal() and len(key) < 10)]
+    if strange:
+        raise unknown_tokens(strange)
+    for key, bias in value.items():
+        if type(bias) not in (int, float):
+            raise wrong_type(f"logit_bias.{key}", "a number", bias)
+        if not bias >= -100.0:
+            raise out_of_bounds(f"logit_bias.{key}", ">=", -100.0, bias)
+        if not bias <= 100.0:
+            raise out_of_bounds(f"logit_bias.{key}", "<=", 100.0, bias)
+    return {int(key): float(bias) for key, bias in value.items()}
+
+
+def unknown_tokens(keys: list[str]) -> Exception:
+    """For keys of `logit_bias` that are no token ids of the model; names a few of them."""
+    named = ", ".join(repr(key[:MAX_ECHOED_NAME]) for key in keys[:5])
+    return bad_request(
+        "logit_bias",
+        "invalid_value",
+        f"Invalid 'logit_bias': its keys must be token ids of the model, written as strings; "
+        f"these are not: {named}.",
+    )

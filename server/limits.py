@@ -1,0 +1,25 @@
+"""The bounds of one HTTP request, each written once. Limits of the model come from the engine."""
+
+from __future__ import annotations
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+BODY_DEADLINE_SECONDS = 30.0
+
+MAX_CHOICES = 128  # `n`, as in OpenAI's specification
+MAX_PROMPTS = 1024
+MAX_SEQUENCES = 1024  # prompts x n
+MAX_TOKENS = 2**31 - 1
+MAX_STOP_STRINGS = 16  # OpenAI says 4, an evaluation harness sends 6
+MAX_STOP_LENGTH = 256
+MAX_STOP_TOKEN_IDS = 128
+MAX_LOGIT_BIAS = 1024
+MAX_LOGPROBS = 20
+MAX_USER_LENGTH = 512
+
+MAX_ECHOED_CHARACTERS = 200  # of a client's input, in an error message
+MAX_ECHOED_NAME = 64
+
+TOKENIZE_INLINE_CHARACTERS = 16 * 1024  # longer prompts are tokenized in a thread
+RETRY_AFTER_SECONDS = 2
+HTTP_KEEP_ALIVE_SECONDS = 75  # connection pools hold idle connections for 60
+DRAIN_SECONDS = 30

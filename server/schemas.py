@@ -1,0 +1,213 @@
+"""The wire format of the completions API: what is accepted (strictly) and what is answered.
+
+The request model parses; the answer models only document, because answers are written directly
+(`chunks.py`). Every nullable field takes null as its default. Limits of the model are not known
+here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticUseDefault
+
+from server.errors import bad_request
+from server.fields import Prompt, parse_logit_bias, parse_prompts, parse_stop
+from server.limits import (
+    MAX_CHOICES,
+    MAX_LOGIT_BIAS,
+    MAX_LOGPROBS,
+    MAX_PROMPTS,
+    MAX_STOP_LENGTH,
+    MAX_STOP_STRINGS,
+    MAX_STOP_TOKEN_IDS,
+    MAX_TOKENS,
+    MAX_USER_LENGTH,
+)
+from server.parameter_names import check_names, unsupported
+
+T = TypeVar("T")
+
+
+def _default_for_null(value: Any) -> Any:
+    if value is None:
+        raise PydanticUseDefault
+    return value
+
+
+Nullable = Annotated[T, BeforeValidator(_default_for_null, json_schema_input_type=T | None)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+_TOKEN_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_PROMPT_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_PROMPTS},
+        _TOKEN_IDS,
+        {"type": "array", "items": _TOKEN_IDS, "minItems": 1, "maxItems": MAX_PROMPTS},
+        {"type": "null"},
+    ]
+}
+_STOP_STRING = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_LENGTH}
+_STOP_SCHEMA = {
+    "anyOf": [
+        _STOP_STRING,
+        {"type": "array", "items": _STOP_STRING, "maxItems": MAX_STOP_STRINGS},
+        {"type": "null"},
+    ]
+}
+_LOGIT_BIAS_SCHEMA = {
+    "anyOf": [
+        {
+            "type": "object",
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+            "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+            "maxProperties": MAX_LOGIT_BIAS,
+        },
+        {"type": "null"},
+    ]
+}
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries besides text."""
+
+    model_config = ConfigDict(strict=True, hide_input_in_errors=True, extra="forbid")
+
+    include_usage: Nullable[bool] = False
+    continuous_usage_stats: Nullable[bool] = False
+    include_obfuscation: Nullable[bool] = Field(default=False, description="Accepted, no effect.")
+
+
+class CompletionRequest(BaseModel):
+    """POST /v1/completions."""
+
+    model_config = ConfigDict(
+        strict=True, allow_inf_nan=False, hide_input_in_errors=True, extra="allow"
+    )
+
+    model: str = Field(min_length=1)
+    prompt: Annotated[list[Prompt], PlainValidator(parse_prompts), WithJsonSchema(_PROMPT_SCHEMA)]
+    best_of: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: Nullable[bool] = False
+    frequency_penalty: Nullable[Penalty] = 0.0
+    logit_bias: Annotated[
+        dict[int, float], PlainValidator(parse_logit_bias), WithJsonSchema(_LOGIT_BIAS_SCHEMA)
+    ] = Field(default_factory=dict)
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    max_tokens: Nullable[Annotated[int, Field(ge=0, le=MAX_TOKENS)]] = 16
+    n: Nullable[Annotated[int, Field(ge=1, le=MAX_CHOICES)]] = 1
+    presence_penalty: Nullable[Penalty] = 0.0
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: Annotated[list[str], PlainValidator(parse_stop), WithJsonSchema(_STOP_SCHEMA)] = Field(
+        default_factory=list
+    )
+    stream: Nullable[bool] = False
+    stream_options: StreamOptions | None = None
+    temperature: Nullable[Annotated[float, Field(ge=0, le=2)]] = 1.0
+    top_p: Nullable[Probability] = 1.0
+    user: Annotated[str, Field(max_length=MAX_USER_LENGTH)] | None = None
+    # Not OpenAI's: what other servers and their clients added.
+    top_k: Nullable[Annotated[int, Field(ge=-1, le=2**31 - 1)]] = 0
+    min_p: Nullable[Probability] = 0.0
+    repetition_penalty: Nullable[Annotated[float, Field(gt=0, le=10)]] = 1.0
+    min_tokens: Nullable[Annotated[int, Field(ge=0, le=MAX_TOKENS)]] = 0
+    ignore_eos: Nullable[bool] = False
+    stop_token_ids: Nullable[Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS)]] = (
+        Field(default_factory=list)
+    )
+
+    def check(self, *, allow_unknown_params: bool) -> None:
+        """The rules that involve several fields, and names. Raises ApiError 400."""
+        check_names(self.model_extra or {}, type(self).model_fields, allow_unknown_params)
+        if self.best_of is not None and self.best_of > 1 and self.best_of != self.n:
+            if self.best_of < self.n:
+                raise bad_request(
+                    "best_of", "invalid_value", "Invalid 'best_of': it must be at least 'n'."
+                )
+            raise unsupported("best_of", "the server returns all it generates; use 'n'")
+        if self.stream_options is not None and not self.stream:
+            raise bad_request(
+                "stream_options",
+                "invalid_value",
+                "Invalid 'stream_options': it is only allowed when 'stream' is true.",
+            )
+        if self.min_tokens > self.max_tokens:
+            raise bad_request(
+                "min_tokens",
+                "invalid_value",
+                f"Invalid 'min_tokens': {self.min_tokens} is more than 'max_tokens', "
+                f"which is {self.max_tokens}.",
+            )
+
+
+class PromptTokensDetails(BaseModel):
+    cached_tokens: int
+
+
+class UsageModel(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class LogprobsModel(BaseModel):
+    """Four lists that run in parallel, one entry for each token."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class ChoiceModel(BaseModel):
+    text: str
+    index: int
+    logprobs: LogprobsModel | None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class CompletionResponse(BaseModel):
+    """The answer, and each event of a stream (there `finish_reason` may be null)."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChoiceModel]
+    usage: UsageModel | None = None
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """Every error, on every path."""
+
+    error: ErrorDetail
+
+
+class ModelCard(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "octavo"
+    max_model_len: int
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"

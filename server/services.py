@@ -1,0 +1,39 @@
+"""What a request needs of the running server; made once by `create_app`, passed on explicitly."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from starlette.requests import Request
+
+from engine import Engine
+from server.settings import Settings
+from server.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Services:
+    """The first of `model_names` is the model's own name, the others are aliases."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    settings: Settings
+    model_names: Sequence[str]
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @cached_property
+    def system_fingerprint(self) -> str:
+        """Changes when the model, the number type or the kernels do, and with them the numbers."""
+        info = self.engine.info
+        parts = (self.model_names[0], info.architecture, info.device, info.dtype, info.kernels)
+        return "fp_" + hashlib.blake2b("\0".join(parts).encode(), digest_size=5).hexdigest()
+
+
+def get_services(request: Request) -> Services:
+    """A FastAPI dependency."""
+    services: Services = request.app.state.services
+    return services

@@ -1,0 +1,123 @@
+"""What the operator asks for: command line, environment (`OCTAVO_*`), TOML file, in this order.
+
+The only reader of the environment. Defaults are written once: here, or in EngineConfig.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AliasChoices, ByteSize, Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from engine import BUILTIN_MODEL, EngineConfig, default_cache_dir
+
+_ENGINE = EngineConfig(model_path="")
+
+
+class Settings(BaseSettings):
+    """Each field is an option of `octavo serve`, a variable OCTAVO_<NAME> and a key of the file.
+
+    None and "auto" mean: let the engine choose by machine and model.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="OCTAVO_", extra="forbid", populate_by_name=True, validate_default=True
+    )
+
+    model: str = Field(
+        BUILTIN_MODEL, description="The built-in model's name, a .gguf file, a folder or a hub id."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    served_model_name: str | None = Field(
+        None, description="The model's name in the API; commas separate aliases."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(_ENGINE.device, description="Where to run.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        _ENGINE.dtype, description="Number type of the computation."
+    )
+    load_format: Literal["auto", "dummy"] = Field(
+        _ENGINE.load_format, description="'dummy': random weights of the model's shape."
+    )
+    kv_cache_memory: ByteSize | None = Field(
+        None, description="Memory for the KV cache, as in 2GiB."
+    )
+    max_num_seqs: int | None = Field(None, ge=1, description="Sequences that run at one time.")
+    max_num_batched_tokens: int | None = Field(
+        None, ge=1, description="Tokens computed in one step."
+    )
+    max_model_len: int | None = Field(
+        None, ge=1, description="Longest prompt and completion together, in tokens."
+    )
+    num_threads: int | None = Field(None, ge=1, description="Threads of the CPU kernels.")
+    block_size: int = Field(_ENGINE.block_size, ge=1, description="Tokens in a KV cache page.")
+    enable_prefix_caching: bool = Field(
+        _ENGINE.enable_prefix_caching, description="Reuse the KV cache of equal prompt beginnings."
+    )
+    cache_dir: Path = Field(
+        default_factory=default_cache_dir,
+        validation_alias=AliasChoices("OCTAVO_CACHE", "OCTAVO_CACHE_DIR"),
+        description="Where downloaded models are kept; by default ~/.cache/octavo.",
+    )
+    offline: bool = Field(False, description="Never use the network.")
+    allow_unknown_params: bool = Field(
+        False, description="Ignore unknown request parameters instead of refusing them."
+    )
+    sse_keep_alive_seconds: float = Field(
+        15.0, gt=0, description="Silence of a stream after which a comment is sent."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="How much to log."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    def engine_config(self, model_path: Path) -> EngineConfig:
+        """The engine's part, for a model that was found at `model_path`."""
+        return EngineConfig(
+            model_path=str(model_path),
+            device=self.device,
+            dtype=self.dtype,
+            load_format=self.load_format,
+            block_size=self.block_size,
+            kv_cache_memory=self.kv_cache_memory,
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            max_model_len=self.max_model_len,
+            enable_prefix_caching=self.enable_prefix_caching,
+            num_threads=self.num_threads,
+        )
+
+
+def load_settings(options: dict[str, Any], config: Path | None = None) -> Settings:
+    """Settings from the command line's `options`, the environment and the file `config`.
+
+    Raises pydantic's ValidationError, OSError or tomllib.TOMLDecodeError for what the user gave,
+    CheckpointError when there is no place for a cache.
+    """
+    if config is None and "OCTAVO_CONFIG" in os.environ:
+        config = Path(os.environ["OCTAVO_CONFIG"])
+    if config is not None:
+        config.open("rb").close()  # pydantic-settings would pass over a missing file
+
+    class FileSettings(Settings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    return FileSettings(**options)

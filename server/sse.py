@@ -1,0 +1,101 @@
+"""A completion as a stream of server-sent events.
+
+The headers wait for the first output, so that a refusal is a real HTTP status; a comment every few
+seconds of silence keeps proxies from cutting the stream. After the headers an error is an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from engine import EngineDeadError
+from server.chunks import DONE, ChunkWriter
+from server.completion import Completion
+from server.disconnect import unless_disconnected
+from server.errors import ApiError, api_error
+
+logger = logging.getLogger(__name__)
+
+_KEEP_ALIVE = ": keep-alive\n\n"
+
+
+class EventStream(Response):
+    """Runs the completion while it is sent; ends it when the client goes away."""
+
+    def __init__(
+        self,
+        completion: Completion,
+        writer: ChunkWriter,
+        *,
+        include_usage: bool,
+        continuous_usage: bool,
+        keep_alive_seconds: float,
+    ) -> None:
+        self.status_code = 200
+        self.media_type = "text/event-stream"
+        self.background = None
+        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self._completion = completion
+        self._writer = writer
+        self._include_usage = include_usage
+        self._continuous_usage = continuous_usage
+        self._keep_alive_seconds = keep_alive_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await unless_disconnected(receive, self._run(send))
+
+    async def _run(self, send: Send) -> None:
+        async with self._completion:
+            events = await self._next_events()  # an error here is answered with a status
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            end = DONE
+            while events:
+                await send(_body(events, more=True))
+                try:
+                    events = await self._next_events()
+                except Exception as exc:
+                    end = _error_event(exc) + DONE
+                    break
+            await send(_body(end, more=False))
+
+    async def _next_events(self) -> str:
+        """What has come since the last time, as events. "" after the end."""
+        try:
+            async with asyncio.timeout(self._keep_alive_seconds):
+                pieces = await anext(self._completion)
+        except TimeoutError:
+            return _KEEP_ALIVE
+        except StopAsyncIteration:
+            return self._take_usage_event()
+        usage = None
+        if self._continuous_usage:
+            usage = self._completion.usage.json()
+        elif self._include_usage:
+            usage = "null"
+        return "".join([self._writer.event(piece, usage) for piece in pieces])
+
+    def _take_usage_event(self) -> str:
+        if not self._include_usage:
+            return ""
+        self._include_usage = False
+        return self._writer.usage_event(self._completion.usage.json())
+
+
+def _error_event(exc: Exception) -> str:
+    if not isinstance(exc, ApiError | EngineDeadError):
+        logger.error("A stream failed", exc_info=exc)
+    return f"data: {api_error(exc).envelope()}\n\n"
+
+
+def _body(text: str, *, more: bool) -> dict[str, object]:
+    return {"type": "http.response.body", "body": text.encode("ascii"), "more_body": more}

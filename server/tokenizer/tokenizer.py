@@ -1,0 +1,109 @@
+"""What a tokenizer is to the server, and all of it that does not depend on the kind.
+
+A kind brings an encoder and the bytes that each id adds to the text; the rest is here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from engine import TokenizerData
+from server.text import StreamDecoder
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back. Safe to use from several threads."""
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id; the model may have more ids, which stand for nothing."""
+
+    @property
+    def bos_token_id(self) -> int | None: ...
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def max_token_bytes(self) -> int:
+        """The most bytes of UTF-8 text that one token can stand for."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a prompt. A text without any gives the start of a document: BOS or EOS alone,
+        nothing if the model has neither.
+
+        Special tokens written in the text are parsed. BOS comes first if the model wants it and the
+        text does not begin with it. Raises ValueError for lone surrogates.
+        """
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text without special tokens; what is not UTF-8 comes as U+FFFD."""
+
+    def token_text(self, token_id: int) -> str:
+        """One token for display: its text, its name if special, its bytes as `bytes:\\xe2\\x80` if
+        they are not whole characters, `token_id:49152` if the vocabulary does not have it."""
+
+    def stream_decoder(self) -> StreamDecoder:
+        """A new decoder, for one text; its joined output is what `decode` gives."""
+
+
+class VocabularyTokenizer:
+    """The Tokenizer made of an encoder and a vocabulary.
+
+    `token_bytes` stands by id, empty for ids that add nothing to the text. `special_names` has the
+    text of those that are control tokens. `drops_first_space` says that the vocabulary puts a space
+    before a document, to be left out after BOS.
+    """
+
+    def __init__(
+        self,
+        data: TokenizerData,
+        *,
+        encode_text: Callable[[str], list[int]],
+        token_bytes: Sequence[bytes],
+        special_names: Mapping[int, str],
+        add_bos: bool,
+        drops_first_space: bool = False,
+    ) -> None:
+        self.vocab_size = len(token_bytes)
+        self.bos_token_id = data.bos_token_id
+        self.eos_token_ids = data.eos_token_ids
+        self.max_token_bytes = max(
+            max(map(len, token_bytes), default=0),
+            max((len(name.encode()) for name in special_names.values()), default=0),
+        )
+        self._encode_text = encode_text
+        self._token_bytes = token_bytes
+        self._special_names = special_names
+        bos_ids = [] if data.bos_token_id is None else [data.bos_token_id]
+        self._prefix_ids = bos_ids if add_bos else []
+        self._document_start = bos_ids or data.eos_token_ids[:1]
+        self._drops_space_after = data.bos_token_id if drops_first_space else None
+
+    def encode(self, text: str) -> list[int]:
+        text.encode()  # tiktoken would replace lone surrogates in silence; this raises
+        token_ids = self._encode_text(text)
+        if token_ids[:1] != self._prefix_ids:
+            token_ids = self._prefix_ids + token_ids
+        return token_ids or list(self._document_start)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        decoder = self.stream_decoder()
+        return decoder.add(token_ids) + decoder.finish()
+
+    def token_text(self, token_id: int) -> str:
+        data = self._token_bytes[token_id] if token_id < self.vocab_size else b""
+        if not data:
+            return self._special_names.get(token_id, f"token_id:{token_id}")
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(map(_escape, data))
+
+    def stream_decoder(self) -> StreamDecoder:
+        return StreamDecoder(self._token_bytes, self._drops_space_after)
+
+
+def _escape(byte: int) -> str:
+    return chr(byte) if 0x20 <= byte < 0x7F and byte != ord("\\") else f"\\x{byte:02x}"

@@ -1,0 +1,17 @@
+"""Fixtures that every part of the tests may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from engine.checkpoint import BUILTIN_MODEL, default_cache_dir, resolve_model
+
+
+@pytest.fixture(scope="session")
+def builtin_model() -> Path:
+    """The built-in model's GGUF file, in the user's real cache: downloaded once, then kept."""
+    cache_dir = Path(os.environ.get("OCTAVO_CACHE") or default_cache_dir())
+    return resolve_model(
+        BUILTIN_MODEL, cache_dir=cache_dir, offline=False, on_progress=lambda phase, share: None
+    )

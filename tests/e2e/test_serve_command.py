@@ -1,0 +1,109 @@
+"""`python -m server` as the operator runs it: the banner, a completion, signals, failed starts."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "server"]
+
+
+@contextmanager
+def serving(model: Path) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """The process, the lines it wrote before it was ready, and its URL."""
+    options = ["--port", "0", "--dtype", "float32", "--served-model-name", "smol"]
+    process = subprocess.Popen(
+        [*COMMAND, str(model), *options],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        output = ""
+        for line in process.stderr:
+            output += line
+            if line == "Ready.\n":
+                break
+        url = re.search(r"http://127\.0\.0\.1:\d+", output)
+        assert url, output
+        yield process, output, url[0]
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def test_serves_until_told_to_stop(builtin_model: Path) -> None:
+    with serving(builtin_model) as (process, output, url):
+        curl = next(line for line in output.splitlines() if line.startswith("  curl "))
+        answer = subprocess.run(
+            ["sh", "-c", f"exec {curl.strip()} -sS"], capture_output=True, text=True, check=True
+        )
+        assert '"finish_reason"' in answer.stdout
+        assert "float32" in output
+        assert "smol" in output
+        with httpx.stream(
+            "POST",
+            f"{url}/v1/completions",
+            json={"model": "smol", "prompt": "The sea", "max_tokens": 6, "stream": True},
+            timeout=60,
+        ) as response:
+            lines = response.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)  # what runs is finished first
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+        assert process.wait(30) == 0
+
+
+def test_a_second_signal_means_now(builtin_model: Path) -> None:
+    with serving(builtin_model) as (process, _, url):
+        body = {
+            "model": "smol",
+            "prompt": "The sea",
+            "max_tokens": 4000,
+            "stream": True,
+            "ignore_eos": True,
+        }
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
+            next(response.iter_lines())
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(httpx.ConnectError):  # it listens no longer
+                while True:
+                    httpx.get(f"{url}/health")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["./none.gguf"], "none.gguf"),
+        (["no-such-model"], "no-such-model"),
+        ([str(ROOT / "server")], "config.json"),
+    ],
+)
+def test_a_failed_start_is_one_line(options: list[str], words: str, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [*COMMAND, *options, "--port", "0", "--offline"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"OCTAVO_CACHE": str(tmp_path)},
+    )
+    assert result.returncode == 3
+    lines = [line for line in result.stderr.splitlines() if line.startswith("octavo: ")]
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,193 @@
+"""TokenizerData from GGUF metadata and from the files of a Hugging Face folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoint_files import MERGES, TOKEN_TYPES, TOKENS, write_gguf, write_huggingface
+
+from engine.checkpoint import TokenizerData, open_checkpoint
+from engine.errors import CheckpointError
+
+
+def from_gguf(tmp_path: Path, **metadata: Any) -> TokenizerData:
+    return open_checkpoint(write_gguf(tmp_path / "m.gguf", **metadata)).tokenizer
+
+
+def test_gguf_vocabulary(tmp_path: Path) -> None:
+    assert from_gguf(tmp_path, tokenizer__chat_template="{{ messages }}") == TokenizerData(
+        kind="gguf-bpe",
+        tokens=TOKENS,
+        token_types=TOKEN_TYPES,
+        merges=MERGES,
+        pre="smollm",
+        json_path=None,
+        bos_token_id=3,
+        eos_token_ids=(4,),
+        add_bos=False,
+        chat_template="{{ messages }}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("metadata", "eos_token_ids"),
+    [
+        ({"tokenizer__ggml__eot_token_id": 5}, (4, 5)),
+        ({"tokenizer__ggml__eot_token_id": 5, "tokenizer__ggml__eom_token_id": 6}, (4, 5, 6)),
+        ({"tokenizer__ggml__eot_token_id": 4}, (4,)),
+        ({"tokenizer__ggml__eos_token_id": None}, ()),
+    ],
+)
+def test_gguf_ends(tmp_path: Path, metadata: Any, eos_token_ids: tuple[int, ...]) -> None:
+    assert from_gguf(tmp_path, **metadata).eos_token_ids == eos_token_ids
+
+
+@pytest.mark.parametrize(
+    ("metadata", "add_bos"),
+    [
+        ({"tokenizer__ggml__add_bos_token": True}, True),
+        ({"tokenizer__ggml__add_bos_token": False}, False),
+        ({"tokenizer__ggml__pre": "llama-bpe"}, True),
+        ({"tokenizer__ggml__pre": "llama-bpe", "tokenizer__ggml__add_bos_token": False}, False),
+        ({"tokenizer__ggml__pre": "llama-bpe", "tokenizer__ggml__bos_token_id": None}, False),
+    ],
+)
+def test_gguf_begin(tmp_path: Path, metadata: Any, add_bos: bool) -> None:
+    assert from_gguf(tmp_path, **metadata).add_bos == add_bos
+
+
+def test_gguf_without_a_tokenizer_opens(tmp_path: Path) -> None:
+    keys = ("model", "pre", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id")
+    without = {f"tokenizer__ggml__{key}": None for key in keys}
+    data = from_gguf(tmp_path, model__vocab_size=8, **without)
+    assert (data.tokens, data.token_types, data.merges, data.pre) == (None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "complaint"),
+    [
+        ({"tokenizer__ggml__model": "llama"}, "'llama' is not supported in GGUF"),
+        ({"tokenizer__ggml__tokens": [*TOKENS[:-1], "a"]}, "the same token twice"),
+        ({"tokenizer__ggml__tokens": [1, 2]}, "vocab_size is missing"),
+        ({"model__vocab_size": 8, "tokenizer__ggml__tokens": [1]}, "array of strings"),
+        (
+            {
+                "tokenizer__ggml__tokens": [*TOKENS, "e"],
+                "tokenizer__ggml__token_type": [*TOKEN_TYPES, 1],
+            },
+            r"config asks for \[9, 64\]",
+        ),
+        (
+            {"tokenizer__ggml__tokens": [*TOKENS, "e"], "model__vocab_size": 8},
+            "9 tokens for 8 embeddings",
+        ),
+        ({"tokenizer__ggml__token_type": None}, "token_type must be an array of integers"),
+        ({"tokenizer__ggml__token_type": [1.5] * 8}, "token_type must be an array of integers"),
+        ({"tokenizer__ggml__token_type": [1]}, "1 entries for 8 tokens"),
+        ({"tokenizer__ggml__token_type": [7] * 8}, "types 1 to 6"),
+        ({"tokenizer__ggml__merges": None}, "merges must be an array of strings"),
+        ({"tokenizer__ggml__merges": ["a c"]}, "'a c', which does not join two tokens"),
+        ({"tokenizer__ggml__merges": ["ab"]}, "'ab', which does not join"),
+        ({"tokenizer__ggml__merges": ["a z"]}, "'a z', which does not join"),
+        ({"tokenizer__ggml__bos_token_id": 8}, r"bos_token_id must be in 0\.\.7, not 8"),
+        ({"tokenizer__ggml__eos_token_id": 8}, r"eos_token_id must be in 0\.\.7, not 8"),
+        ({"tokenizer__ggml__add_bos_token": 1}, "must be true or false, not 1"),
+        ({"tokenizer__chat_template": 1}, "chat_template must be a string"),
+    ],
+)
+def test_gguf_refusals(tmp_path: Path, metadata: Any, complaint: str) -> None:
+    with pytest.raises(CheckpointError, match=complaint):
+        from_gguf(tmp_path, **metadata)
+
+
+def from_folder(folder: Path, files: dict[str, Any] | None = None, **config: Any) -> TokenizerData:
+    write_huggingface(folder, **config)
+    for name, content in (files or {}).items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        (folder / name).write_text(text)
+    return open_checkpoint(folder).tokenizer
+
+
+def test_folder_with_a_tokenizer(tmp_path: Path) -> None:
+    settings = {"chat_template": "{{ x }}", "add_bos_token": True}
+    data = from_folder(tmp_path, {"tokenizer.json": "{}", "tokenizer_config.json": settings})
+    assert data == TokenizerData(
+        kind="tokenizer.json",
+        tokens=None,
+        token_types=None,
+        merges=None,
+        pre=None,
+        json_path=tmp_path / "tokenizer.json",
+        bos_token_id=3,
+        eos_token_ids=(4,),
+        add_bos=True,
+        chat_template="{{ x }}",
+    )
+
+
+def test_folder_without_a_tokenizer(tmp_path: Path) -> None:
+    data = from_folder(tmp_path, bos_token_id=None, eos_token_id=None)
+    assert (data.json_path, data.bos_token_id, data.eos_token_ids) == (None, None, ())
+    assert (data.add_bos, data.chat_template) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("in_config", "in_generation", "eos_token_ids"),
+    [
+        (4, None, (4,)),
+        ([4, 5], None, (4, 5)),
+        (4, [5, 4], (5, 4)),
+        (None, 6, (6,)),
+        ([], [], ()),
+    ],
+)
+def test_folder_ends(
+    tmp_path: Path, in_config: Any, in_generation: Any, eos_token_ids: tuple[int, ...]
+) -> None:
+    files = {"generation_config.json": {"eos_token_id": in_generation}}
+    assert from_folder(tmp_path, files, eos_token_id=in_config).eos_token_ids == eos_token_ids
+
+
+@pytest.mark.parametrize(
+    ("files", "template"),
+    [
+        ({"chat_template.jinja": "from file"}, "from file"),
+        (
+            {"chat_template.jinja": "file", "tokenizer_config.json": {"chat_template": "config"}},
+            "file",
+        ),
+        (
+            {
+                "tokenizer_config.json": {
+                    "chat_template": [
+                        {"name": "tools", "template": "no"},
+                        {"name": "default", "template": "yes"},
+                    ]
+                }
+            },
+            "yes",
+        ),
+        ({"tokenizer_config.json": {"chat_template": [{"name": "tools"}]}}, None),
+    ],
+)
+def test_folder_chat_template(tmp_path: Path, files: Any, template: str | None) -> None:
+    assert from_folder(tmp_path, files).chat_template == template
+
+
+@pytest.mark.parametrize(
+    ("files", "config", "complaint"),
+    [
+        ({}, {"eos_token_id": 8}, r"eos_token_id must be in 0\.\.7"),
+        ({}, {"eos_token_id": [4, "x"]}, "eos_token_id must be an integer, not 'x'"),
+        ({}, {"bos_token_id": -1}, r"bos_token_id must be in 0\.\.7"),
+        ({"tokenizer_config.json": "{"}, {}, "not valid JSON"),
+        ({"generation_config.json": "[]"}, {}, "must be a JSON object"),
+        ({"tokenizer_config.json": {"chat_template": 3}}, {}, "must be a string, not 3"),
+        ({"tokenizer_config.json": {"chat_template": "\ud800"}}, {}, "not valid Unicode"),
+        ({"chat_template.jinja": "x" * (2 << 20)}, {}, "larger than"),
+    ],
+)
+def test_folder_refusals(tmp_path: Path, files: Any, config: Any, complaint: str) -> None:
+    with pytest.raises(CheckpointError, match=complaint):
+        from_folder(tmp_path, files, **config)

@@ -1,0 +1,71 @@
+"""What "auto" becomes, and the wishes that cannot be met."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from engine.checkpoint import ModelConfig
+from engine.config import EngineConfig
+from engine.device import Target, available_cpus, available_memory, resolve_limits, resolve_target
+from engine.errors import EngineStartError
+
+MODEL = ModelConfig("llama", 100, 64, 128, 2, 4, 2, 16, 512, 1e-5, 1e4)
+PAGE = 2 * 2 * 16 * 2 * 16 * 4  # keys and values, heads, head_dim, layers, tokens, float32
+TARGET = Target(torch.device("cpu"), torch.float32, 1, "asked for")
+CONFIG = EngineConfig("unused", kv_cache_memory=100 * PAGE)
+
+
+def test_target_as_asked_for() -> None:
+    target = resolve_target(EngineConfig("m", device="cpu", dtype="bfloat16", num_threads=3))
+    assert (target.device.type, target.dtype_name, target.num_threads) == ("cpu", "bfloat16", 3)
+
+
+def test_target_auto() -> None:
+    target = resolve_target(EngineConfig("m"))
+    assert target.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert 1 <= target.num_threads <= (os.cpu_count() or 1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_where_there_is_none() -> None:
+    with pytest.raises(EngineStartError, match="cuda"):
+        resolve_target(EngineConfig("m", device="cuda"))
+
+
+def test_available_is_something() -> None:
+    assert available_cpus() >= 1
+    assert available_memory() > 1 << 20
+
+
+def test_limits_by_default() -> None:
+    limits = resolve_limits(CONFIG, MODEL, TARGET)
+    assert (limits.num_blocks, limits.max_num_seqs) == (100, 64)
+    assert (limits.max_num_batched_tokens, limits.max_model_len) == (512, 512)
+
+
+def test_limits_follow_a_small_pool() -> None:
+    limits = resolve_limits(replace(CONFIG, kv_cache_memory=10 * PAGE + 5), MODEL, TARGET)
+    assert (limits.num_blocks, limits.max_num_seqs, limits.max_model_len) == (10, 10, 160)
+
+
+def test_default_pool_is_bounded() -> None:
+    limits = resolve_limits(replace(CONFIG, kv_cache_memory=None), MODEL, TARGET)
+    assert 0 < limits.num_blocks * PAGE <= min(4 << 30, available_memory())
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (replace(CONFIG, kv_cache_memory=0), "holds 0 pages"),
+        (replace(CONFIG, max_num_seqs=101), "holds 100 pages .* fewer than the 101"),
+        (replace(CONFIG, max_model_len=513), "model's 512"),
+        (replace(CONFIG, max_model_len=400, kv_cache_memory=20 * PAGE), "holds 320 tokens"),
+    ],
+)
+def test_wishes_that_do_not_fit(config: EngineConfig, message: str) -> None:
+    with pytest.raises(EngineStartError, match=message):
+        resolve_limits(config, MODEL, TARGET)

@@ -1,0 +1,164 @@
+"""Random lives of the engine: whatever happens, in whatever order, every choice gets its tokens.
+
+The fake runner's outputs depend on every page it reads, so this also proves the block tables.
+"""
+
+from __future__ import annotations
+
+import pytest
+from fake_runner import VOCAB_SIZE, FakeRunner, expected_prompt_logprobs, expected_tokens
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from engine.config import SchedulerConfig
+from engine.core import EngineCore
+from engine.request import ChoiceOutput, FinishReason, Request, SamplingParams
+
+BLOCK_SIZE = 4
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """A tiny pool, so that preemption and eviction are everyday events."""
+
+    @initialize(
+        num_blocks=st.integers(8, 24),
+        max_num_seqs=st.integers(1, 6),
+        max_num_batched_tokens=st.integers(1, 20),
+        max_launches=st.integers(1, 3),
+        prefix_caching=st.booleans(),
+    )
+    def start(
+        self,
+        num_blocks: int,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_launches: int,
+        prefix_caching: bool,
+    ) -> None:
+        self.config = SchedulerConfig(
+            num_blocks=num_blocks,
+            block_size=BLOCK_SIZE,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_model_len=8 * BLOCK_SIZE,
+            enable_prefix_caching=prefix_caching,
+        )
+        self.runner = FakeRunner(num_blocks, BLOCK_SIZE, max_num_seqs)
+        self.core = EngineCore(self.runner, self.config, max_launches)
+        self.requests: dict[str, Request] = {}
+        self.received: dict[tuple[str, int], list[int]] = {}
+        self.finished: dict[tuple[str, int], FinishReason] = {}
+        self.aborted: set[tuple[str, int]] = set()
+
+    @rule(
+        prefix=st.sampled_from([(), (1, 2, 3, 4, 5), tuple(range(10, 22)), (7,) * 16]),
+        suffix=st.lists(st.integers(0, 3), max_size=12),
+        n=st.sampled_from([1, 1, 1, 2, 3, 5]),
+        max_tokens=st.integers(0, 12),
+        stop_token_ids=st.sampled_from([(), (), tuple(range(0, VOCAB_SIZE, 5))]),
+        prompt_logprobs=st.sampled_from([None, None, 0]),
+        logprobs=st.sampled_from([None, 2]),
+        cache_salt=st.sampled_from(["", "", "other"]),
+    )
+    def add(
+        self,
+        prefix: tuple[int, ...],
+        suffix: list[int],
+        n: int,
+        max_tokens: int,
+        stop_token_ids: tuple[int, ...],
+        prompt_logprobs: int | None,
+        logprobs: int | None,
+        cache_salt: str,
+    ) -> None:
+        request = Request(
+            request_id=f"r{len(self.requests)}",
+            prompt_token_ids=[*prefix, *suffix] or [0],
+            sampling=SamplingParams(
+                seed=len(self.requests) % 3,
+                max_tokens=max_tokens,
+                stop_token_ids=stop_token_ids,
+                prompt_logprobs=prompt_logprobs,
+                logprobs=logprobs,
+            ),
+            n=n,
+            cache_salt=cache_salt,
+        )
+        self.requests[request.request_id] = request
+        self.core.add(request)
+        for index in range(n):
+            self.received[request.request_id, index] = []
+
+    @precondition(lambda self: self.core.has_work)
+    @rule(num_steps=st.integers(1, 4))
+    def step(self, num_steps: int) -> None:
+        for _ in range(num_steps):
+            for output in self.core.step():
+                self._take(output)
+            self.core.scheduler.check_integrity()
+
+    @precondition(lambda self: bool(self.requests))
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.requests)))
+        request = self.requests[request_id]
+        index = data.draw(st.sampled_from([None, *range(request.n)]))
+        self.core.abort(request_id, index)
+        for aborted in range(request.n) if index is None else [index]:
+            if (request_id, aborted) not in self.finished:
+                self.aborted.add((request_id, aborted))
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        if hasattr(self, "core"):
+            self.core.scheduler.check_integrity()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "core"):
+            return
+        for _ in range(3000):
+            if not self.core.has_work:
+                break
+            for output in self.core.step():
+                self._take(output)
+            self.core.scheduler.check_integrity()
+        assert not self.core.has_work, "somebody starves"
+        for key in self.received:
+            assert key in self.finished or key in self.aborted
+        stats = self.core.stats()
+        assert stats.num_blocks_used == 0
+        assert stats.num_running == stats.num_waiting == 0
+
+    def _take(self, output: ChoiceOutput) -> None:
+        key = (output.request_id, output.index)
+        request = self.requests[output.request_id]
+        assert key not in self.aborted, "an output after an abort"
+        assert key not in self.finished, "an output after the last one"
+        assert output.token_ids or output.finish_reason is not None, "an output that says nothing"
+        received = self.received[key]
+        if not received and output.index == 0 and request.sampling.prompt_logprobs is not None:
+            assert output.prompt_logprobs == expected_prompt_logprobs(request)
+        else:
+            assert output.prompt_logprobs is None
+        if request.sampling.logprobs is not None and output.token_ids:
+            assert output.logprobs is not None
+            assert len(output.logprobs) == len(output.token_ids)
+        received.extend(output.token_ids)
+        expected = expected_tokens(request, output.index, self.config.max_model_len)
+        assert received == expected[: len(received)]
+        if output.finish_reason is not None:
+            self.finished[key] = output.finish_reason
+            assert received == expected
+            stopped = bool(received) and received[-1] in request.sampling.stop_token_ids
+            assert output.finish_reason is (FinishReason.STOP if stopped else FinishReason.LENGTH)
+            assert output.stop_token_id == (received[-1] if stopped else None)
+
+
+TestEngineMachine = pytest.mark.timeout(300)(EngineMachine.TestCase)
+TestEngineMachine.settings = settings(
+    max_examples=150,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)

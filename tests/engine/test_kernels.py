@@ -1,0 +1,145 @@
+"""The reference kernels against the plainest formulas, on random ragged batches."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.attention import Span, StepLayout
+from engine.kernels import select
+
+CPU = torch.device("cpu")
+KERNELS = select(CPU, torch.float32)
+
+
+def ragged_layout(
+    spans: list[tuple[int, int]], heads: int, kv_heads: int, head_dim: int, block_size: int
+) -> tuple[StepLayout, int]:
+    """A layout of (start, num_tokens) rows with scattered pages; and the number of blocks."""
+    num_blocks_of = [math.ceil((start + n) / block_size) for start, n in spans]
+    order = torch.randperm(sum(num_blocks_of) + 3).tolist()
+    num_blocks, blank = len(order), len(order)
+    tables = torch.full((len(spans), max(num_blocks_of) + 2), blank, dtype=torch.int32)
+    for row, count in enumerate(num_blocks_of):
+        tables[row, :count] = torch.tensor([order.pop() for _ in range(count)])
+    placed, first = [], 0
+    for row, (start, num_tokens) in enumerate(spans):
+        placed.append(Span(row, first, num_tokens, start))
+        first += num_tokens
+    layout = StepLayout(
+        spans=placed,
+        rows=torch.cat([torch.full((s.num_tokens,), s.row) for s in placed]),
+        positions=torch.cat([torch.arange(s.start, s.context_len) for s in placed]),
+        block_tables=tables,
+        blank_block=blank,
+        block_size=block_size,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+    )
+    return layout, num_blocks
+
+
+def contexts(layout: StepLayout, kv: Tensor) -> list[Tensor]:
+    """[2, kv_heads, context_len, head_dim] of each row, read page by page."""
+    result = []
+    for span in layout.spans:
+        pages = [kv[block] for block in layout.block_tables[span.row].tolist()]
+        result.append(torch.cat(pages, dim=2)[:, :, : span.context_len])
+    return result
+
+
+def dense_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """q [tokens, heads, dim] are the last positions of keys and values [kv_heads, context, dim]."""
+    num_tokens, heads, dim = q.shape
+    context = keys.shape[1]
+    keys = keys.repeat_interleave(heads // keys.shape[0], dim=0)
+    values = values.repeat_interleave(heads // values.shape[0], dim=0)
+    scores = torch.einsum("thd,hcd->htc", q, keys) / math.sqrt(dim)
+    unseen = torch.ones(num_tokens, context).triu(context - num_tokens + 1).bool()
+    weights = scores.masked_fill(unseen, -math.inf).softmax(-1)
+    return torch.einsum("htc,hcd->thd", weights, values)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_paged_attention(seed: int) -> None:
+    rng = random.Random(seed)  # noqa: S311
+    torch.manual_seed(seed)
+    kv_heads, group = rng.choice([(1, 1), (1, 5), (2, 1), (2, 3), (3, 4)])
+    block_size, head_dim = rng.choice([1, 4, 16, 64]), rng.choice([8, 32])
+    lengths = [1, 1, 1, 2, 3, 5, 31, 128, 140]
+    spans = [
+        (rng.choice([0, 1, 7, 127, 128, 129, 255, 300]), rng.choice(lengths))
+        for _ in range(rng.randint(1, 7))
+    ]
+    heads = kv_heads * group
+    layout, num_blocks = ragged_layout(spans, heads, kv_heads, head_dim, block_size)
+    kv = torch.randn(num_blocks + 1, 2, kv_heads, block_size, head_dim)
+    kv[-1] = 0
+    q = torch.randn(sum(n for _, n in spans), heads, head_dim)
+    actual = KERNELS.paged_attention(q, kv, KERNELS.plan(layout))
+    for span, (keys, values) in zip(layout.spans, contexts(layout, kv), strict=True):
+        tokens = slice(span.first_token, span.first_token + span.num_tokens)
+        expected = dense_attention(q[tokens], keys, values)
+        torch.testing.assert_close(actual[tokens], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_large_scores_do_not_overflow() -> None:
+    layout, num_blocks = ragged_layout([(299, 1), (0, 300)], 2, 1, 8, 16)
+    kv = torch.randn(num_blocks + 1, 2, 1, 16, 8) * 100
+    q = torch.randn(301, 2, 8) * 100
+    assert KERNELS.paged_attention(q, kv, KERNELS.plan(layout)).isfinite().all()
+
+
+def test_rotary_store_kv() -> None:
+    heads, kv_heads, dim = 4, 2, 8
+    layout, num_blocks = ragged_layout([(5, 1), (0, 9), (30, 3)], heads, kv_heads, dim, 4)
+    kv = torch.zeros(num_blocks + 1, 2, kv_heads, 4, dim)
+    qkv = torch.randn(13, heads + 2 * kv_heads, dim)
+    angles = torch.randn(13, dim // 2)
+    cos, sin = angles.cos(), angles.sin()
+    table = torch.cat((cos, cos, -sin, sin), -1).view(13, 2, dim)
+    expected = qkv.clone()
+    # As complex numbers: the first half real, the second imaginary, turned by the angle.
+    first, second = qkv[:, : heads + kv_heads].chunk(2, dim=-1)
+    turned = torch.complex(first, second) * torch.polar(torch.ones_like(angles), angles)[:, None]
+    expected[:, : heads + kv_heads] = torch.cat((turned.real, turned.imag), dim=-1)
+    q = KERNELS.rotary_store_kv(qkv, table, kv, KERNELS.plan(layout))
+    torch.testing.assert_close(q, expected[:, :heads])
+    for span, stored in zip(layout.spans, contexts(layout, kv), strict=True):
+        tokens = slice(span.first_token, span.first_token + span.num_tokens)
+        written = expected[tokens, heads:].view(-1, 2, kv_heads, dim).permute(1, 2, 0, 3)
+        torch.testing.assert_close(stored[:, :, span.start :], written)
+        assert not stored[:, :, : span.start].any()
+
+
+def test_norms_and_silu() -> None:
+    x, residual, weight = torch.randn(5, 48), torch.randn(5, 48), torch.randn(48)
+    total = x + residual
+    expected = total / (total.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+    torch.testing.assert_close(KERNELS.rms_norm(total.clone(), weight, 1e-5), expected)
+    normed, new_residual = KERNELS.add_rms_norm(x.clone(), residual.clone(), weight, 1e-5)
+    torch.testing.assert_close(normed, expected)
+    torch.testing.assert_close(new_residual, total)
+    gate_up = torch.randn(5, 66)
+    gate, up = gate_up[:, :33], gate_up[:, 33:]
+    torch.testing.assert_close(KERNELS.silu_mul(gate_up.clone()), gate * gate.sigmoid() * up)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("width", "outputs"), [(576, 960), (1536, 576), (64, 33)])
+def test_linear_rows_do_not_depend_on_their_number(
+    dtype: torch.dtype, width: int, outputs: int
+) -> None:
+    weight, bias = torch.randn(outputs, width).to(dtype), torch.randn(outputs).to(dtype)
+    linear = select(CPU, dtype).pack_linear(weight, bias)
+    x = torch.randn(70, width).to(dtype)
+    expected = linear(x)
+    plain = x.double() @ weight.double().T + bias.double()
+    assert (expected - plain).abs().max() <= 16 * plain.abs().max() * torch.finfo(dtype).eps
+    for num_rows in (1, 2, 3, 16, 33, 70):
+        assert torch.equal(linear(x[:num_rows]), expected[:num_rows])

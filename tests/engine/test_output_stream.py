@@ -1,0 +1,109 @@
+"""OutputStream by itself."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from engine_children import make_request, read_all
+
+from engine import ChoiceOutput, EngineDeadError, FinishReason, OutputStream, Request
+
+
+def make_stream(*requests: Request) -> tuple[OutputStream, list[tuple[str, int | None]]]:
+    aborted: list[tuple[str, int | None]] = []
+    return OutputStream(
+        list(requests), lambda request_id, index: aborted.append((request_id, index))
+    ), aborted
+
+
+async def test_a_slow_reader_gets_everything_at_once() -> None:
+    stream, _ = make_stream(make_request("a", [1], n=2))
+    outputs = [
+        ChoiceOutput("a", 0, [1]),
+        ChoiceOutput("a", 1, [2]),
+        ChoiceOutput("a", 0, [3], FinishReason.LENGTH),
+    ]
+    for output in outputs:
+        stream.put(output)
+    assert await anext(stream) == outputs
+    stream.put(ChoiceOutput("a", 1, [4], FinishReason.STOP))
+    assert [o.token_ids for o in await anext(stream)] == [[4]]
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+
+
+async def test_a_waiting_reader_is_woken_once_for_a_whole_step() -> None:
+    stream, _ = make_stream(make_request("a", [1]), make_request("b", [1]))
+    reader = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    step = [ChoiceOutput("a", 0, [1]), ChoiceOutput("b", 0, [2])]
+    for output in step:
+        stream.put(output)
+    assert await reader == step
+
+
+async def test_abort_of_a_choice_drops_what_waits_and_what_comes() -> None:
+    stream, aborted = make_stream(make_request("a", [1], n=2), make_request("b", [1]))
+    for request_id, index in [("a", 0), ("a", 1), ("b", 0)]:
+        stream.put(ChoiceOutput(request_id, index, [1]))
+    stream.abort("a", 1)
+    stream.abort("a", 1)
+    stream.put(ChoiceOutput("a", 1, [2]))
+    assert aborted == [("a", 1)]
+    assert [(o.request_id, o.index) for o in await anext(stream)] == [("a", 0), ("b", 0)]
+    stream.abort("a")
+    stream.abort("b", 0)
+    assert aborted == [("a", 1), ("a", None), ("b", 0)]
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+
+
+async def test_abort_of_the_unknown_and_the_finished_is_ignored() -> None:
+    stream, aborted = make_stream(make_request("a", [1]))
+    stream.abort("b")
+    stream.abort("a", 7)
+    stream.put(ChoiceOutput("a", 0, [1], FinishReason.STOP))
+    stream.abort("a", 0)
+    assert len(await anext(stream)) == 1
+    stream.close()
+    assert aborted == []
+
+
+async def test_leaving_aborts_the_rest_and_ends_a_waiting_reader() -> None:
+    stream, aborted = make_stream(make_request("a", [1]), make_request("b", [1], n=2))
+    reader = asyncio.create_task(read_all(stream))
+    await asyncio.sleep(0)
+    async with stream:
+        stream.put(ChoiceOutput("a", 0, [1], FinishReason.STOP))
+    stream.close()
+    assert aborted == [("b", None)]
+    assert await reader == {}
+
+
+async def test_giving_up_a_wait_loses_nothing() -> None:
+    stream, aborted = make_stream(make_request("a", [1]))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(stream), timeout=0.001)
+    stream.put(ChoiceOutput("a", 0, [1]))
+    assert [o.token_ids for o in await anext(stream)] == [[1]]
+    assert aborted == []
+
+
+async def test_failure_comes_after_what_had_come() -> None:
+    stream, aborted = make_stream(make_request("a", [1]))
+    stream.put(ChoiceOutput("a", 0, [1]))
+    stream.fail("it died")
+    assert len(await anext(stream)) == 1
+    for _ in range(2):
+        with pytest.raises(EngineDeadError, match="it died"):
+            await anext(stream)
+    stream.close()
+    assert aborted == []
+
+
+async def test_a_finished_stream_does_not_fail() -> None:
+    stream, _ = make_stream(make_request("a", [1]))
+    stream.put(ChoiceOutput("a", 0, [1], FinishReason.STOP))
+    stream.fail("it died")
+    assert await read_all(stream) == {("a", 0): [1]}

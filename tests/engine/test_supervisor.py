@@ -1,0 +1,128 @@
+"""Restarts and their pauses, with real child processes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import engine.supervisor
+from engine.config import EngineConfig
+from engine.messages import FromEngine
+from engine.supervisor import Backoff, Supervisor
+
+pytestmark = pytest.mark.usefixtures("child_on_path")
+
+
+class Watched:
+    """A supervisor and what it tells."""
+
+    def __init__(self, model_path: str = "") -> None:
+        self.messages: list[FromEngine] = []
+        self.deaths: asyncio.Queue[str] = asyncio.Queue()
+        self.progress: list[float] = []
+        self.supervisor = Supervisor(
+            EngineConfig(model_path),
+            "fake_engine_process",
+            self.messages.append,
+            self.deaths.put_nowait,
+            lambda _, fraction: self.progress.append(fraction),
+        )
+
+    @property
+    def pid(self) -> int:
+        assert self.supervisor.pid is not None
+        return self.supervisor.pid
+
+    async def ready(self) -> None:
+        while not self.supervisor.is_ready:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.005)
+
+
+def suspend(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+
+
+@pytest.fixture
+async def watched() -> AsyncIterator[Watched]:
+    watched = Watched()
+    await watched.supervisor.start()
+    yield watched
+    await watched.supervisor.close()
+
+
+def test_pauses_double_up_to_a_limit_and_start_over_after_health() -> None:
+    backoff = Backoff()
+    pauses = [backoff.pause(seconds_up=1.0) for _ in range(9)]
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
+    assert backoff.pause(seconds_up=3600.0) == 0.1
+    assert backoff.pause(seconds_up=0.0) == 0.2
+
+
+async def test_dies_again_and_again(watched: Watched) -> None:
+    pids = [watched.pid]
+    for _ in range(3):
+        os.kill(watched.pid, signal.SIGTERM)
+        assert await watched.deaths.get() == "killed by signal 15"
+        assert not watched.supervisor.is_ready
+        await watched.ready()
+        pids.append(watched.pid)
+    assert len(set(pids)) == 4
+    assert watched.progress == [0.0, 1.0] * 4
+
+
+async def test_a_restart_that_fails_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    watched = Watched(f"flaky:{tmp_path / 'starts'}")
+    await watched.supervisor.start()
+    os.kill(watched.pid, signal.SIGKILL)
+    await watched.deaths.get()
+    await watched.ready()
+    await watched.supervisor.close()
+    assert (tmp_path / "starts").read_text() == "3"
+    assert watched.deaths.empty(), "only a ready engine can die"
+    assert "could not be started again" in caplog.text
+    assert "exit code 4" in caplog.text
+    assert "started again in 0.1 s" in caplog.text
+    assert "started again in 0.2 s" in caplog.text
+
+
+async def test_a_process_that_does_not_go_is_killed(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engine.supervisor, "EXIT_GRACE_SECONDS", 0.05)
+    pid = watched.pid
+    suspend(pid)
+    await watched.supervisor.close()
+    assert f"engine process {pid} does not end; killing it" in caplog.text
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_closed_between_death_and_restart(watched: Watched) -> None:
+    os.kill(watched.pid, signal.SIGKILL)
+    await watched.deaths.get()
+    pid = watched.pid
+    await watched.supervisor.close()
+    assert watched.pid == pid
+
+
+async def test_the_terminal_and_open_files_stay_with_the_parent(watched: Watched) -> None:
+    assert os.getsid(watched.pid) == watched.pid
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.set_inheritable(True)
+        os.kill(watched.pid, signal.SIGKILL)
+        await watched.deaths.get()
+        await watched.ready()
+        folder = f"/proc/{watched.pid}/fd"
+        files = [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]
+    assert len([name for name in files if name.startswith("socket:")]) == 1

@@ -1,0 +1,130 @@
+"""A runner without a model, for tests of everything above it: exact, deterministic, suspicious.
+
+Its pages hold, for each position, a digest of all tokens up to there, chained through the block
+tables. The drawn token is a function of the digest under the last position, so one wrong page,
+copy, row or token anywhere shows as a wrong output. `expected_tokens` computes the same directly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from engine.batch import Batch, RowOutput, RowStart, ScheduledRow
+from engine.request import Request, SamplingParams, TokenLogprobs
+
+VOCAB_SIZE = 97
+
+
+def _extend(digest: bytes, token_id: int) -> bytes:
+    return hashlib.blake2b(digest + token_id.to_bytes(4, "little"), digest_size=8).digest()
+
+
+def _draw(digest: bytes, sampling: SamplingParams, index: int) -> int:
+    key = digest + f"{sampling.seed}/{index}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") % VOCAB_SIZE
+
+
+def _logprob(digest: bytes, token_id: int) -> TokenLogprobs:
+    key = int.from_bytes(_extend(digest, token_id)[:2], "little")
+    return TokenLogprobs(-key / 65536, [], [])
+
+
+def expected_tokens(request: Request, index: int, max_model_len: int = 10**9) -> list[int]:
+    """What the choice must bring, whatever else runs."""
+    digest = b""
+    for token_id in request.prompt_token_ids:
+        digest = _extend(digest, token_id)
+    token_ids: list[int] = []
+    limit = min(request.sampling.max_tokens, max_model_len - len(request.prompt_token_ids))
+    while len(token_ids) < limit:
+        token_ids.append(_draw(digest, request.sampling, index))
+        if token_ids[-1] in request.sampling.stop_token_ids:
+            break
+        digest = _extend(digest, token_ids[-1])
+    return token_ids
+
+
+def expected_prompt_logprobs(request: Request) -> list[TokenLogprobs | None]:
+    digest = b""
+    logprobs: list[TokenLogprobs | None] = [None]
+    for token_id, target in zip(
+        request.prompt_token_ids, request.prompt_token_ids[1:], strict=False
+    ):
+        digest = _extend(digest, token_id)
+        logprobs.append(_logprob(digest, target))
+    return logprobs
+
+
+class FakeHandle:
+    def __init__(self, outputs: list[RowOutput]) -> None:
+        self._outputs = outputs
+
+    def wait(self) -> list[RowOutput]:
+        return self._outputs
+
+
+class FakeRunner:
+    """Keeps the contract of `engine/batch.py` and asserts that the other side does."""
+
+    def __init__(self, num_blocks: int, block_size: int, max_num_seqs: int) -> None:
+        self._block_size = block_size
+        self._pages: list[list[bytes | None]] = [[None] * block_size for _ in range(num_blocks)]
+        self._starts: list[RowStart | None] = [None] * max_num_seqs
+        self._tables: list[list[int]] = [[] for _ in range(max_num_seqs)]
+        self._last_sampled: list[int | None] = [None] * max_num_seqs
+        self.batches: list[Batch] = []
+        self.fail_token: int | None = None  # a row that computes this token fails
+
+    def launch(self, batch: Batch) -> FakeHandle:
+        assert batch.rows, "an empty batch is not launched"
+        self.batches.append(batch)
+        for start in batch.starts:
+            self._starts[start.row] = start
+            self._tables[start.row] = []
+            self._last_sampled[start.row] = None
+        for source, target in batch.copies:
+            self._pages[target] = list(self._pages[source])
+        rows = [row.row for row in batch.rows]
+        assert len(set(rows)) == len(rows), "a row is scheduled twice"
+        return FakeHandle([self._run(row) for row in batch.rows])
+
+    def _run(self, row: ScheduledRow) -> RowOutput:
+        start = self._starts[row.row]
+        assert start is not None, "a row runs that was never started"
+        table = self._tables[row.row]
+        assert len(table) == row.num_known_blocks
+        table.extend(row.new_block_ids)
+        token_ids = list(row.token_ids)
+        if len(token_ids) < row.num_tokens:
+            last_sampled = self._last_sampled[row.row]
+            assert last_sampled is not None, "an unknown token was never drawn"
+            token_ids.append(last_sampled)
+        assert len(token_ids) == row.num_tokens > 0
+        assert len(table) * self._block_size >= row.start + row.num_tokens
+        digests = []
+        for position, token_id in enumerate(token_ids, row.start):
+            before = b"" if position == 0 else self._read(table, position - 1)
+            digests.append(_extend(before, token_id))
+            self._pages[table[position // self._block_size]][position % self._block_size] = digests[
+                -1
+            ]
+        if self.fail_token in token_ids:
+            return RowOutput([], error="this row fails")
+        output = RowOutput([])
+        if row.prompt_targets is not None:
+            output.prompt_logprobs = [
+                _logprob(digest, target)
+                for digest, target in zip(digests, row.prompt_targets, strict=False)
+            ]
+        if row.sample:
+            token_id = _draw(digests[-1], start.sampling, start.index)
+            self._last_sampled[row.row] = token_id
+            output.token_ids = [token_id]
+            if start.sampling.logprobs is not None:
+                output.logprobs = [_logprob(digests[-1], token_id)]
+        return output
+
+    def _read(self, table: list[int], position: int) -> bytes:
+        digest = self._pages[table[position // self._block_size]][position % self._block_size]
+        assert digest is not None, "a page is read that was never written"
+        return digest

@@ -1,0 +1,37 @@
+"""The application on a real socket, in the event loop of the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+from byte_tokenizer import byte_tokenizer
+
+from engine import Engine
+from server.app import create_app
+from server.listen import HttpServer, bind, socket_url
+from server.settings import Settings
+from server.tokenizer import Tokenizer
+
+MODEL = "fake-model"
+
+
+@asynccontextmanager
+async def live_app(
+    engine: Engine, settings: Settings | None = None, tokenizer: Tokenizer | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a server on a free port. The server has ended when this does."""
+    app = create_app(
+        engine, tokenizer or byte_tokenizer(), settings or Settings(), [MODEL, "alias"]
+    )
+    ready = asyncio.Event()
+    server = HttpServer(app, on_ready=ready.set, log_level="info")
+    with bind("127.0.0.1", 0) as sock:
+        serving = asyncio.ensure_future(server.serve([sock]))
+        await ready.wait()
+        async with httpx.AsyncClient(base_url=socket_url(sock), timeout=120) as client:
+            yield client
+        server.should_exit = True
+        await serving

@@ -1,0 +1,106 @@
+"""Where a setting comes from, and how `octavo serve` takes it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from pydantic import ValidationError
+
+from engine import BUILTIN_MODEL
+from server.cli.serve import serve
+from server.listen import ListenError, bind, socket_url
+from server.settings import Settings, load_settings
+
+
+def test_defaults() -> None:
+    settings = load_settings({})
+    assert (settings.model, settings.host, settings.port) == (BUILTIN_MODEL, "127.0.0.1", 8000)
+    config = settings.engine_config(Path("x"))
+    assert (config.model_path, config.kv_cache_memory, config.block_size) == ("x", None, 16)
+
+
+def test_order_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "octavo.toml"
+    file.write_text('port = 1\nhost = "file"\ndtype = "float32"\nkv_cache_memory = "1GiB"\n')
+    monkeypatch.setenv("OCTAVO_PORT", "2")
+    monkeypatch.setenv("OCTAVO_HOST", "environment")
+    settings = load_settings({"port": "3"}, file)
+    assert (settings.port, settings.host, settings.dtype) == (3, "environment", "float32")
+    assert settings.engine_config(Path("x")).kv_cache_memory == 2**30
+    monkeypatch.setenv("OCTAVO_CONFIG", str(file))
+    assert load_settings({}).dtype == "float32"
+
+
+def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "octavo.toml"
+    file.write_text('cache_dir = "/file"\n')
+    assert load_settings({}, file).cache_dir == Path("/file")
+    monkeypatch.setenv("OCTAVO_CACHE", "/environment")
+    assert load_settings({}, file).cache_dir == Path("/environment")
+    assert load_settings({"cache_dir": "/option"}, file).cache_dir == Path("/option")
+
+
+@pytest.mark.parametrize("text", ["prot = 1\n", 'port = "x"\n'])
+def test_a_wrong_file(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "octavo.toml"
+    file.write_text(text)
+    with pytest.raises(ValidationError):
+        load_settings({}, file)
+    result = CliRunner().invoke(serve, ["--config", str(file)])
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    result = CliRunner().invoke(serve, ["--config", str(tmp_path / "none.toml")])
+    assert result.exit_code == 2
+    assert "none.toml" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (["--port", "x"], "port"),
+        (["--port", "65536"], "port"),
+        (["--kv-cache-memory", "much"], "kv_cache_memory"),
+        (["--device", "abacus"], "--device"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_usage_errors(options: list[str], name: str) -> None:
+    result = CliRunner().invoke(serve, options)
+    assert result.exit_code == 2
+    assert name in result.output
+    assert "Traceback" not in result.output
+
+
+def test_every_setting_is_an_option() -> None:
+    output = CliRunner().invoke(serve, ["--help"]).output
+    for name in Settings.model_fields.keys() - {"model"}:
+        assert f"--{name.replace('_', '-')}" in output
+    assert "--no-enable-prefix-caching" in output
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(serve, ["--port", str(port)])
+    assert result.exit_code == 3
+    assert result.stderr.count("\n") == 1
+    assert f"127.0.0.1 port {port}" in result.stderr
+
+
+@pytest.mark.parametrize("host", ["no such host", "999.1.1.1", "h" * 300])
+def test_a_bad_host(host: str) -> None:
+    with pytest.raises(ListenError):
+        bind(host, 0)
+
+
+def test_urls() -> None:
+    with bind("127.0.0.1", 0) as sock:
+        assert socket_url(sock) == f"http://127.0.0.1:{sock.getsockname()[1]}"
+    with bind("0.0.0.0", 0) as sock:  # noqa: S104
+        assert socket_url(sock).startswith("http://127.0.0.1:")
