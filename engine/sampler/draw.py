@@ -74,7 +74,7 @@ def draw_from_nucleus(logits: Tensor, inputs: DrawInputs, token_ids: Tensor) -> 
     token inside is the one that a draw from the nucleus alone would give. Reads flags on the host,
     which is free on the CPU and stalls a GPU. Arguments as for `draw_from_all`.
     """
-    drops = _drops(logits, inputs).nan_to_num_(nan=torch.inf, posinf=torch.inf)
+    drops = _drops(logits, inputs)
     keys, mass = rank_keys(drops), weights(drops)
     target = _nucleus_mass(mass.sum(dim=-1, keepdim=True), inputs.top_p)
     costs = drops.add_(log_exponential(token_ids, inputs.keys))

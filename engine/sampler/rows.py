@@ -1,7 +1,7 @@
 """The sampling parameters of every row, on the host: what a launch needs to plan its stages.
 
 Numbers lie in one table [max_num_seqs] so that a batch is gathered by one indexing; lists (logit
-bias, stop tokens) lie beside it. No torch.
+bias, stop tokens) lie beside it. Plain numpy.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class RowTable:
             params.repetition_penalty,
             params.presence_penalty,
             params.frequency_penalty,
-            row_start.num_prompt_tokens + params.min_tokens,
+            row_start.num_prompt_tokens + params.min_tokens if stop_ids else 0,
             -1 if params.logprobs is None else min(params.logprobs, vocab_size),
         )
         self._lists[row_start.row] = RowLists(

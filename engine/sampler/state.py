@@ -92,6 +92,7 @@ class SamplingState:
         token will take: the number of tokens before it.
         """
         assert logits.shape == (len(rows), self._vocab_size) and len(rows) == len(positions)
+        assert logits.dtype == torch.float32
         row_ids, at = np.array(rows, dtype=np.int64), np.array(positions, dtype=np.int64)
         numbers = self._table.numbers(row_ids)
         invalid = logits.amax(dim=-1).isfinite().logical_not_()
@@ -222,6 +223,5 @@ class SamplingState:
 
 def _groups(numbers: Numbers) -> list[IntArray]:
     """Indices of the rows that share a method, and for `DrawMethod.BEST` a width."""
-    kinds = np.stack([numbers["method"], numbers["width"]], axis=1)
-    _, kind_of = np.unique(kinds, axis=0, return_inverse=True)
-    return [np.flatnonzero(kind_of == kind) for kind in range(kind_of.max(initial=-1) + 1)]
+    kinds = numbers["width"].astype(np.int64) * len(DrawMethod) + numbers["method"]
+    return [np.flatnonzero(kinds == kind) for kind in sorted(set(kinds.tolist()))]
