@@ -10,12 +10,12 @@ from starlette.exceptions import HTTPException
 
 from engine import Engine, EngineDeadError
 from server.boundary import RequestBoundary
-from server.errors import ApiError, answer_error
 from server.routes import router
-from server.schemas import CompletionRequest
 from server.services import Services
 from server.settings import Settings
 from server.tokenizer import Tokenizer
+from server.wire.errors import ApiError, answer_error
+from server.wire.schemas import CompletionRequest
 
 
 def create_app(

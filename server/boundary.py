@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.disconnect import ClientDisconnected
-from server.errors import internal_error
+from server.wire.errors import internal_error
 
 logger = logging.getLogger(__name__)
 

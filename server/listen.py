@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from engine import OctavoError
-from server.limits import DRAIN_SECONDS, HTTP_KEEP_ALIVE_SECONDS
+from server.wire.limits import DRAIN_SECONDS, HTTP_KEEP_ALIVE_SECONDS
 
 
 class ListenError(OctavoError):

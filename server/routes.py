@@ -6,13 +6,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from server.admission import build_completion, check_model
-from server.body import parse_json, read_json_body
-from server.chunks import ChunkWriter
-from server.completion import fold
+from server.completion.admission import build_completion, check_model
+from server.completion.chunks import ChunkWriter
+from server.completion.completion import fold
+from server.completion.sse import EventStream
 from server.disconnect import unless_disconnected
-from server.errors import model_loading
-from server.schemas import (
+from server.services import Services, get_services
+from server.wire.body import parse_json, read_json_body
+from server.wire.errors import model_loading
+from server.wire.schemas import (
     CompletionRequest,
     CompletionResponse,
     ErrorResponse,
@@ -21,8 +23,6 @@ from server.schemas import (
     ModelList,
     StreamOptions,
 )
-from server.services import Services, get_services
-from server.sse import EventStream
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorResponse},

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine.runner import ModelRunner
-from server.tokenizer import load_tokenizer
 from transformers import AutoModelForCausalLM
 
 from engine import EngineConfig, Request, SamplingParams, open_checkpoint
 from engine.core import EngineCore
 from engine.request import ChoiceOutput
+from engine.runner import ModelRunner
+from server.tokenizer import load_tokenizer
 
 MARGIN = 0.01
 NUM_TOKENS = 48

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import ChoiceOutput, FinishReason
-from server.choice import Choice, Piece
-from server.logprobs import Logprobs
+from server.completion.choice import Choice, Piece
+from server.completion.logprobs import Logprobs
 from server.text import StopAutomaton
 
 TOKENIZER = byte_tokenizer()

@@ -13,8 +13,8 @@ from fake_engine import INFO, FakeEngine
 from live_app import MODEL, live_app
 from msgspec import structs
 
-from server.schemas import CompletionRequest
 from server.settings import Settings
+from server.wire.schemas import CompletionRequest
 
 JSON = {"Content-Type": "application/json"}
 URL = "/v1/completions"

@@ -12,7 +12,7 @@ import pytest
 from fake_engine import FakeEngine
 from live_app import MODEL, live_app
 
-from server.limits import MAX_BODY_BYTES
+from server.wire.limits import MAX_BODY_BYTES
 
 URL = "/v1/completions"
 GOOD = {"model": MODEL, "prompt": "x", "max_tokens": 2}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from engine import ChoiceOutput, FinishReason, TokenLogprobs
-from server.logprobs import Logprobs, TokenEntry, token_entry
+from server.completion.logprobs import Logprobs, TokenEntry, token_entry
 from server.text import StopAutomaton, StopStrings
 from server.tokenizer import Tokenizer
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 import secrets
 
 from engine import Request, SamplingParams
-from server.completion import Completion
-from server.errors import ApiError, bad_request, model_loading
-from server.fields import unknown_tokens
-from server.limits import MAX_ECHOED_NAME, MAX_SEQUENCES
-from server.prompts import encode_prompts
-from server.schemas import CompletionRequest
+from server.completion.completion import Completion
+from server.completion.prompts import encode_prompts
 from server.services import Services
 from server.tokenizer import Tokenizer
-from server.validation import out_of_bounds
+from server.wire.errors import ApiError, bad_request, model_loading
+from server.wire.fields import unknown_tokens
+from server.wire.limits import MAX_ECHOED_NAME, MAX_SEQUENCES
+from server.wire.schemas import CompletionRequest
+from server.wire.validation import out_of_bounds
 
 
 async def build_completion(

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from server.errors import ApiError, bad_request
-from server.limits import MAX_ECHOED_NAME
+from server.wire.errors import ApiError, bad_request
+from server.wire.limits import MAX_ECHOED_NAME
 
 # What clients know from other servers. Silence would let them believe that it works.
 _KNOWN_ELSEWHERE = frozenset(

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from server.errors import bad_request
-from server.limits import (
+from server.wire.errors import bad_request
+from server.wire.limits import (
     MAX_ECHOED_NAME,
     MAX_LOGIT_BIAS,
     MAX_PROMPTS,
     MAX_STOP_LENGTH,
     MAX_STOP_STRINGS,
 )
-from server.validation import (
+from server.wire.validation import (
     empty_array,
     empty_string,
     out_of_bounds,

@@ -14,9 +14,9 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from server.disconnect import ClientDisconnected
-from server.errors import ApiError
-from server.limits import BODY_DEADLINE_SECONDS, MAX_BODY_BYTES
-from server.validation import from_validation_error, not_json
+from server.wire.errors import ApiError
+from server.wire.limits import BODY_DEADLINE_SECONDS, MAX_BODY_BYTES
+from server.wire.validation import from_validation_error, not_json
 
 Model = TypeVar("Model", bound=BaseModel)
 

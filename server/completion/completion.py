@@ -11,12 +11,12 @@ from types import TracebackType
 from typing import Self
 
 from engine import ChoiceOutput, Engine, FinishReason, OutputStream, Request
-from server.choice import Choice, Piece
-from server.chunks import Usage
-from server.errors import ApiError
-from server.logprobs import Logprobs, prompt_entries
+from server.completion.choice import Choice, Piece
+from server.completion.chunks import Usage
+from server.completion.logprobs import Logprobs, prompt_entries
 from server.text import StopAutomaton
 from server.tokenizer import Tokenizer
+from server.wire.errors import ApiError
 
 _ENDS_WITH_TEXT = (None, FinishReason.STOP, FinishReason.LENGTH)
 

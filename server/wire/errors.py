@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engine import EngineDeadError
-from server.limits import MAX_ECHOED_CHARACTERS, RETRY_AFTER_SECONDS
+from server.wire.limits import MAX_ECHOED_CHARACTERS, RETRY_AFTER_SECONDS
 
 INVALID_REQUEST = "invalid_request_error"
 

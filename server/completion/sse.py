@@ -13,10 +13,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engine import EngineDeadError
-from server.chunks import DONE, ChunkWriter
-from server.completion import Completion
+from server.completion.chunks import DONE, ChunkWriter
+from server.completion.completion import Completion
 from server.disconnect import unless_disconnected
-from server.errors import ApiError, api_error
+from server.wire.errors import ApiError, api_error
 
 logger = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 
-from server.errors import ApiError, bad_request
-from server.fields import Prompt
-from server.limits import TOKENIZE_INLINE_CHARACTERS
 from server.tokenizer import Tokenizer
-from server.validation import out_of_bounds
+from server.wire.errors import ApiError, bad_request
+from server.wire.fields import Prompt
+from server.wire.limits import TOKENIZE_INLINE_CHARACTERS
+from server.wire.validation import out_of_bounds
 
 
 async def encode_prompts(

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from server.errors import ApiError, bad_request
-from server.limits import MAX_ECHOED_CHARACTERS
+from server.wire.errors import ApiError, bad_request
+from server.wire.limits import MAX_ECHOED_CHARACTERS
 
 _EXPECTED = {
     "int_type": "an integer",

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticUseDefault
 
-from server.errors import bad_request
-from server.fields import Prompt, parse_logit_bias, parse_prompts, parse_stop
-from server.limits import (
+from server.wire.errors import bad_request
+from server.wire.fields import Prompt, parse_logit_bias, parse_prompts, parse_stop
+from server.wire.limits import (
     MAX_CHOICES,
     MAX_LOGIT_BIAS,
     MAX_LOGPROBS,
@@ -25,7 +25,7 @@ from server.limits import (
     MAX_TOKENS,
     MAX_USER_LENGTH,
 )
-from server.parameter_names import check_names, unsupported
+from server.wire.parameter_names import check_names, unsupported
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from server.choice import Piece
-from server.logprobs import Logprobs
+from server.completion.choice import Piece
+from server.completion.logprobs import Logprobs
 
 DONE = "data: [DONE]\n\n"
 _FINISH = {None: "null", "stop": '"stop"', "length": '"length"'}

@@ -1,0 +1,1 @@
+"""One completion request: admitted, run, turned into text, written as JSON or as events."""
