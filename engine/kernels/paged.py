@@ -17,7 +17,7 @@ from torch import Tensor
 from engine.attention import AttentionPlan, Span, StepLayout
 
 # Positions read at once. Fixed, never fitted to the batch: it decides the order of summation.
-_CHUNK_LEN = 128
+_CHUNK_LEN = 256
 # From this many query rows on, the bits of a product's row do not depend on their number (MKL).
 _MIN_QUERY_ROWS = 4
 # Stands for "nothing seen yet" as a maximum: exp(score - maximum) stays finite, or exactly 0.

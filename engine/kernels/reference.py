@@ -56,9 +56,9 @@ class ReferenceKernels:
         num_kv_heads, head_dim = kv.shape[2], kv.shape[4]
         num_heads = qkv.shape[1] - 2 * num_kv_heads
         rotated = qkv[:, : num_heads + num_kv_heads]
-        halves = rotated.view(rotated.shape[0], -1, 2, head_dim // 2)
-        swapped = halves.flip(2).view(rotated.shape)
-        rotated.copy_((rotated * cos_sin[:, :1]).add_(swapped * cos_sin[:, 1:]))
+        x = rotated.float()  # in float32 this is `rotated` itself, changed in place
+        swapped = x.roll(head_dim // 2, dims=-1)
+        rotated.copy_(x.mul_(cos_sin[:, :1]).add_(swapped.mul_(cos_sin[:, 1:])))
         stored = qkv[:, num_heads:].reshape(-1, head_dim)
         kv.view(-1, head_dim).index_copy_(0, plan.store_rows, stored)
         return qkv[:, :num_heads]

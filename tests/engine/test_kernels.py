@@ -71,9 +71,9 @@ def test_paged_attention(seed: int) -> None:
     torch.manual_seed(seed)
     kv_heads, group = rng.choice([(1, 1), (1, 5), (2, 1), (2, 3), (3, 4)])
     block_size, head_dim = rng.choice([1, 4, 16, 64]), rng.choice([8, 32])
-    lengths = [1, 1, 1, 2, 3, 5, 31, 128, 140]
+    lengths = [1, 1, 1, 2, 3, 5, 31, 256, 280]
     spans = [
-        (rng.choice([0, 1, 7, 127, 128, 129, 255, 300]), rng.choice(lengths))
+        (rng.choice([0, 1, 7, 129, 254, 255, 256, 300, 600]), rng.choice(lengths))
         for _ in range(rng.randint(1, 7))
     ]
     heads = kv_heads * group

@@ -16,7 +16,7 @@ from engine.errors import CheckpointError
 from engine.kernels import select
 from engine.models import build_model
 
-LENGTH = 300
+LENGTH = 560
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -71,7 +71,7 @@ def test_mixed_steps_agree_with_transformers(
 ) -> None:
     folder, oracle = family
     engine = BareEngine(folder)
-    prompts = [random_ids(seed, length) for seed, length in enumerate((300, 5, 17, 140, 131))]
+    prompts = [random_ids(seed, length) for seed, length in enumerate((290, 5, 17, 270, 131))]
     done = [0] * len(prompts)
     parts: list[list[Tensor]] = [[] for _ in prompts]
     rng = random.Random(5)  # noqa: S311
@@ -94,11 +94,11 @@ def test_mixed_steps_agree_with_transformers(
 def test_other_page_sizes(smollm2: Path, block_size: int) -> None:
     token_ids = random_ids(2)
     [expected] = BareEngine(smollm2).run([Chunk(0, token_ids, 0)])
-    engine = BareEngine(smollm2, num_rows=2, max_model_len=301, block_size=block_size)
-    assert_close(in_chunks(engine, 1, token_ids, [7, 130, 1]), expected)
+    engine = BareEngine(smollm2, num_rows=2, max_model_len=LENGTH, block_size=block_size)
+    assert_close(in_chunks(engine, 1, token_ids, [7, 260, 1]), expected)
 
 
-@pytest.mark.parametrize("lengths", [[1] * 9, [2, 3, 5, 60], [128], [129, 1, 1, 1], [257, 1]])
+@pytest.mark.parametrize("lengths", [[1] * 9, [2, 3, 5, 60], [256], [257, 1, 1, 1], [511, 1, 1, 1]])
 def test_how_a_prompt_is_cut_changes_no_bit(smollm2: Path, lengths: list[int]) -> None:
     engine = BareEngine(smollm2)
     token_ids = random_ids(3)
