@@ -18,10 +18,12 @@ from engine.attention import AttentionPlan, Span, StepLayout
 
 # Positions read at once. Fixed, never fitted to the batch: it decides the order of summation.
 _CHUNK_LEN = 256
-# From this many query rows on, the bits of a product's row do not depend on their number (MKL).
+# From this many query rows on, the bits of a product's row do not depend on their number (MKL, in
+# float32; in bfloat16, which is oneDNN's, they never do).
 _MIN_QUERY_ROWS = 4
-# Stands for "nothing seen yet" as a maximum: exp(score - maximum) stays finite, or exactly 0.
-_NO_SCORE = -1e30
+# Added to the score of a position that must not be seen. Swallows every score and gives a weight of
+# exactly 0, and unlike -inf no NaN where a token sees nothing of a chunk.
+_UNSEEN = -1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class _Singles:
     tokens: Tensor  # [num_rows]
     item_tokens: Tensor  # [num_items]
     pages: Tensor  # [2 * num_items * kv_heads * pages_per_chunk], into kv as rows of pages
-    mask: Tensor  # [num_items, 1, 1, chunk_len], 0 or -inf
+    mask: Tensor  # [num_items, 1, 1, chunk_len], 0 or _UNSEEN
     widths: list[int]
     workspace: Tensor  # [2 * num_items * kv_heads * pages_per_chunk, block_size * head_dim]
 
@@ -114,7 +116,7 @@ def _attend_singles(q: Tensor, pages: Tensor, rows: _Singles) -> Tensor:
     keys, values = _gather(pages, rows.pages, rows.workspace, num_items * num_kv_heads, head_dim)
     scores_shape = (num_items, num_kv_heads, queries.shape[2], keys.shape[1])
     items = _attend_chunk(queries.flatten(0, 1), keys, values, rows.mask, scores_shape)
-    merged = items.narrow(0, 0, num_rows * num_kv_heads)
+    merged = items if num_items == num_rows else items.narrow(0, 0, num_rows * num_kv_heads)
     first = num_rows
     for width in rows.widths[1:]:
         part = items.narrow(0, first * num_kv_heads, width * num_kv_heads)
@@ -158,7 +160,7 @@ def _attend_chunk(
         scores = scores.float()
     else:
         scores = (scores.view(scores_shape) + mask).view(scores.shape)
-    maximum = scores.amax(-1, keepdim=True).clamp_min_(_NO_SCORE)
+    maximum = scores.amax(-1, keepdim=True)
     weights = (scores - maximum).exp_()
     output = torch.bmm(weights.to(values.dtype), values).float()
     return _Partial(maximum, weights.sum(-1, keepdim=True), output)
@@ -176,7 +178,7 @@ def _gather(
 def _pad_group(q: Tensor, num_tokens: int) -> Tensor:
     """Fill up [..., group, head_dim] so that a product has at least `_MIN_QUERY_ROWS` rows."""
     missing = math.ceil(_MIN_QUERY_ROWS / num_tokens) - q.shape[-2]
-    return F.pad(q, (0, 0, 0, missing)) if missing > 0 else q
+    return F.pad(q, (0, 0, 0, missing)) if missing > 0 and q.dtype == torch.float32 else q
 
 
 def make_plan(layout: StepLayout, dtype: torch.dtype) -> PagedPlan:
@@ -269,7 +271,7 @@ def _page_rows(block_ids: Tensor, num_kv_heads: int) -> Tensor:
 
 
 def _additive(unseen: Tensor) -> Tensor:
-    return torch.zeros(unseen.shape, device=unseen.device).masked_fill_(unseen, -math.inf)
+    return torch.zeros(unseen.shape, device=unseen.device).masked_fill_(unseen, _UNSEEN)
 
 
 def _workspace(layout: StepLayout, pages: Tensor, dtype: torch.dtype) -> Tensor:
