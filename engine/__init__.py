@@ -6,9 +6,11 @@ child process that `EngineClient` starts and keeps alive.
 
 from engine.checkpoint import (
     BUILTIN_MODEL,
+    CachedModel,
     Checkpoint,
     ModelConfig,
     TokenizerData,
+    cached_models,
     default_cache_dir,
     open_checkpoint,
     resolve_model,
@@ -22,6 +24,7 @@ from engine.stats import EngineStats
 
 __all__ = [
     "BUILTIN_MODEL",
+    "CachedModel",
     "Checkpoint",
     "CheckpointError",
     "ChoiceOutput",
@@ -40,6 +43,7 @@ __all__ = [
     "SamplingParams",
     "TokenLogprobs",
     "TokenizerData",
+    "cached_models",
     "default_cache_dir",
     "open_checkpoint",
     "resolve_model",

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, ByteSize, Field
+from pydantic import AliasChoices, ByteSize, Field, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -67,6 +68,11 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("OCTAVO_CACHE", "OCTAVO_CACHE_DIR"),
         description="Where downloaded models are kept; by default ~/.cache/octavo.",
     )
+    model_dirs: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description="Read-only folders laid out like the cache and searched before it, "
+        f"joined by {os.pathsep!r}.",
+    )
     offline: bool = Field(False, description="Never use the network.")
     allow_unknown_params: bool = Field(
         False, description="Ignore unknown request parameters instead of refusing them."
@@ -77,6 +83,13 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much to log."
     )
+
+    @field_validator("model_dirs", mode="before")
+    @classmethod
+    def _split_paths(cls, value: object) -> object:
+        if isinstance(value, str):
+            return [path for path in value.split(os.pathsep) if path]
+        return value
 
     @classmethod
     def settings_customise_sources(

@@ -97,12 +97,13 @@ LAYERS = {
 }
 
 # Where a module is chosen by name: the child's entry, and the registries. And huggingface_hub,
-# which takes long to import and is needed for hub ids alone.
+# which takes long to import and is needed for models of the hub alone.
 LATE_IMPORTS = (
     "engine.process",
     "engine.kernels.",
     "engine.models.",
     "engine.checkpoint.resolve",
+    "engine.checkpoint.inventory",
 )
 # The environment is read once, by those who read settings. Children get their parent's, and the
 # cache has its place by custom.

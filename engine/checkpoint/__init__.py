@@ -3,6 +3,7 @@
 from engine.checkpoint.builtin import BUILTIN_MODEL
 from engine.checkpoint.cache import default_cache_dir
 from engine.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from engine.checkpoint.inventory import CachedModel, cached_models
 from engine.checkpoint.model_config import ModelConfig, RopeScaling
 from engine.checkpoint.quantization import dequantize
 from engine.checkpoint.resolve import resolve_model
@@ -12,11 +13,13 @@ from engine.checkpoint.tokenizer_data import TokenizerData
 
 __all__ = [
     "BUILTIN_MODEL",
+    "CachedModel",
     "Checkpoint",
     "ModelConfig",
     "RopeScaling",
     "TensorData",
     "TokenizerData",
+    "cached_models",
     "default_cache_dir",
     "dequantize",
     "open_checkpoint",

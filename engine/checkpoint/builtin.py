@@ -80,9 +80,8 @@ def fetch_builtin(
     """
     target = model.path_in(cache_dir).absolute()
     with storage_errors(cache_dir, model.num_bytes_to_fetch):
-        for path in (*(model.path_in(folder).absolute() for folder in extra_dirs), target):
-            if _is_whole(path, model):
-                return path
+        if path := find_builtin(model, (*extra_dirs, cache_dir)):
+            return path
         if offline:
             state = "damaged" if target.exists() else "missing"
             raise CheckpointError(
@@ -97,6 +96,15 @@ def fetch_builtin(
             if not _is_whole(target, model):
                 _fetch(model, target, python, on_progress)
     return target
+
+
+def find_builtin(model: BuiltinModel, folders: Sequence[Path]) -> Path | None:
+    """The absolute path of the model's file in the first of these caches that has it whole."""
+    for folder in folders:
+        path = model.path_in(folder).absolute()
+        if _is_whole(path, model):
+            return path
+    return None
 
 
 def _is_whole(path: Path, model: BuiltinModel) -> bool:

@@ -1,8 +1,8 @@
 """Models of the Hugging Face hub, in the Hugging Face cache that the user's other tools share.
 
 Downloads a snapshot of the files that we read (weights in safetensors only: never a pickle, never
-code), or one GGUF file. Importing this module imports huggingface_hub, which takes its time: only
-`resolve.py` does so, and only for a hub id.
+code), or one GGUF file. Importing this module imports huggingface_hub, which takes its time: it is
+imported late, and only for models of the hub.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub import (
+    CacheNotFound,
+    HfApi,
+    constants,
+    scan_cache_dir,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils.tqdm import tqdm
 
@@ -76,6 +83,29 @@ def fetch_hub_model(
         raise CheckpointError(
             f"cannot download {repo_id}: {_reason(error)}; check the network, or give a path"
         ) from error
+
+
+def cached_hub_models(hub_cache: Path | None = None) -> list[tuple[str, Path]]:
+    """Name and path of each model that `fetch_hub_model` can give offline, in order of names.
+
+    A snapshot with weights in safetensors is a folder, each GGUF file a model of its own.
+    """
+    cache = hub_cache or Path(constants.HF_HUB_CACHE)
+    try:
+        repos = scan_cache_dir(cache).repos
+    except CacheNotFound:
+        return []
+    names: list[tuple[str, str | None]] = []
+    for repo in repos:
+        if repo.repo_type == "model":
+            folders = [revision.snapshot_path for revision in repo.revisions]
+            ggufs = {str(p.relative_to(f)) for f in folders for p in f.rglob("*.gguf")}
+            names += [(repo.repo_id, file_name) for file_name in (None, *ggufs)]
+    found = []
+    for repo_id, file_name in names:
+        if path := _find_cached(repo_id, file_name, cache):
+            found.append((repo_id if file_name is None else f"{repo_id}:{file_name}", path))
+    return sorted(found)
 
 
 def _download(

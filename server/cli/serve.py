@@ -7,94 +7,63 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
-import tomllib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import click
-from pydantic import ByteSize, ValidationError
-from pydantic_core import PydanticUndefined
 from rich.console import Console
 from uvicorn.loops.auto import auto_loop_factory
 
 from engine import EngineClient, OctavoError, open_checkpoint, resolve_model
 from server.app import create_app
 from server.banner import StartupProgress, banner
+from server.cli.options import ALL_SETTINGS, fail, read_settings, setting_options
 from server.listen import HttpServer, bind, socket_url
-from server.settings import Settings, load_settings
+from server.settings import Settings
 from server.tokenizer import load_tokenizer
 
 EXIT_STARTUP = 3
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143  # by SIGTERM before there was anything to finish
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_VARIABLES = {"cache_dir": "OCTAVO_CACHE"}
-_METAVARS = {str: "TEXT", int: "INTEGER", float: "NUMBER", ByteSize: "SIZE", Path: "PATH"}
-
-
-def _options(command: Callable[..., None]) -> Callable[..., None]:
-    """An option for each field of Settings but the model, which is an argument."""
-    for name, field in reversed(Settings.model_fields.items()):
-        if name == "model":
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        variable = _VARIABLES.get(name, f"OCTAVO_{name.upper()}")
-        has_default = field.default not in (None, PydanticUndefined)
-        default = f"; default: {field.default}" if has_default else ""
-        # No default here: what was not given must leave room for the environment and the file.
-        option: dict[str, Any] = {
-            "default": None,
-            "help": f"{field.description} [{variable}{default}]",
-        }
-        if field.annotation is bool:
-            flag = f"{flag}/--no-{name.replace('_', '-')}"
-        elif get_origin(field.annotation) is Literal:
-            option["type"] = click.Choice(get_args(field.annotation))
-        else:
-            kinds = get_args(field.annotation) or (field.annotation,)
-            option["metavar"] = _METAVARS[kinds[0]]
-        command = click.option(flag, name, **option)(command)
-    return command
 
 
 @click.command()
 @click.argument("model", required=False)
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    help="A TOML file with any of these options. [OCTAVO_CONFIG]",
-)
-@_options
+@setting_options(ALL_SETTINGS)
 def serve(config: Path | None, **options: Any) -> None:
     """Serve MODEL over HTTP: the built-in model, a .gguf file, a folder or a hub id."""
-    given = {name: value for name, value in options.items() if value is not None}
     try:
-        settings = _settings(given, config)
+        settings = read_settings(options, config)
         logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
-        with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        with _terminable(), asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
             received = runner.run(_serve(settings))
     except OctavoError as exc:
-        click.echo(f"octavo: {exc}", err=True)
-        sys.exit(EXIT_STARTUP)
+        fail(exc, EXIT_STARTUP)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     if received is signal.SIGINT:
         sys.exit(EXIT_INTERRUPTED)
 
 
-def _settings(given: dict[str, Any], config: Path | None) -> Settings:
-    """Raises click's UsageError for what the user can put right."""
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Make SIGTERM end the process at once, until the HTTP server takes it over.
+
+    Signals have no default action for process 1 of a container: one that came while the model loads
+    would be lost. The engine ends with us, as its channel closes.
+    """
+    before = signal.signal(signal.SIGTERM, lambda signum, frame: os._exit(EXIT_TERMINATED))
     try:
-        return load_settings(given, config)
-    except ValidationError as exc:
-        error = exc.errors()[0]
-        name = ".".join(map(str, error["loc"]))
-        raise click.UsageError(f"{name}: {error['msg']}") from None
-    except (OSError, tomllib.TOMLDecodeError) as exc:
-        raise click.UsageError(f"the configuration file: {exc}") from None
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 async def _serve(settings: Settings) -> signal.Signals | None:
@@ -108,6 +77,7 @@ async def _serve(settings: Settings) -> signal.Signals | None:
             cache_dir=settings.cache_dir,
             offline=settings.offline,
             on_progress=progress.update,
+            extra_dirs=settings.model_dirs,
         )
         engine = EngineClient(settings.engine_config(path), on_progress=progress.update)
         starting = asyncio.ensure_future(engine.start())

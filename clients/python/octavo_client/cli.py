@@ -14,7 +14,11 @@ import click
 ENTRY_POINT_GROUP = "octavo.commands"
 
 # The server's commands in a line each, so that listing them does not import the server.
-SERVER_COMMANDS = {"serve": "Serve a model over HTTP."}
+SERVER_COMMANDS = {
+    "models": "List the models on this machine.",
+    "pull": "Download a model.",
+    "serve": "Serve a model over HTTP.",
+}
 
 
 class LazyGroup(click.Group):

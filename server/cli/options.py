@@ -1,0 +1,80 @@
+"""What the server's commands share: options made from Settings, and failures told in one line.
+
+Knows the command line; does nothing on its own.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+import click
+from pydantic import ByteSize, ValidationError
+from pydantic_core import PydanticUndefined
+
+from engine import OctavoError
+from server.settings import Settings, load_settings
+
+_VARIABLES = {"cache_dir": "OCTAVO_CACHE"}
+_METAVARS = {str: "TEXT", int: "INTEGER", float: "NUMBER", ByteSize: "SIZE", Path: "PATH"}
+
+ALL_SETTINGS = [name for name in Settings.model_fields if name != "model"]  # that is an argument
+
+
+def setting_options(names: Sequence[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command `--config` and an option for each of these fields of Settings."""
+
+    def add_options(command: Callable[..., None]) -> Callable[..., None]:
+        for name in reversed(names):
+            command = _option(name)(command)
+        return click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            help="A TOML file with any of the server's options. [OCTAVO_CONFIG]",
+        )(command)
+
+    return add_options
+
+
+def read_settings(options: dict[str, Any], config: Path | None) -> Settings:
+    """Settings from a command's options, of which None was not given.
+
+    Raises click's UsageError for what the user can put right, OctavoError where there is no place
+    for a cache.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return load_settings(given, config)
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        name = ".".join(map(str, error["loc"]))
+        raise click.UsageError(f"{name}: {error['msg']}") from None
+    except (OSError, tomllib.TOMLDecodeError) as exc:
+        raise click.UsageError(f"the configuration file: {exc}") from None
+
+
+def fail(error: OctavoError, exit_code: int) -> NoReturn:
+    """Say what was wrong, in one line, and leave."""
+    click.echo(f"octavo: {error}", err=True)
+    sys.exit(exit_code)
+
+
+def _option(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    field = Settings.model_fields[name]
+    flag = f"--{name.replace('_', '-')}"
+    variable = _VARIABLES.get(name, f"OCTAVO_{name.upper()}")
+    has_default = field.default not in (None, (), PydanticUndefined)
+    default = f"; default: {field.default}" if has_default else ""
+    # No default here: what was not given must leave room for the environment and the file.
+    option: dict[str, Any] = {"default": None, "help": f"{field.description} [{variable}{default}]"}
+    if field.annotation is bool:
+        flag = f"{flag}/--no-{name.replace('_', '-')}"
+    elif get_origin(field.annotation) is Literal:
+        option["type"] = click.Choice(get_args(field.annotation))
+    else:
+        kinds = get_args(field.annotation) or (field.annotation,)
+        option["metavar"] = _METAVARS[kinds[0]]
+    return click.option(flag, name, **option)

@@ -1,0 +1,43 @@
+"""`octavo pull`: fetch a model now, so that `octavo serve` later needs no network.
+
+Knows no more of models than their name and whether their files can be read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from engine import OctavoError, open_checkpoint, resolve_model
+from server.banner import StartupProgress
+from server.cli.options import fail, read_settings, setting_options
+
+EXIT_FAILED = 1
+
+
+@click.command()
+@click.argument("model", required=False)
+@setting_options(["cache_dir", "model_dirs"])
+def pull(config: Path | None, **options: Any) -> None:
+    """Download MODEL, the built-in model or a hub id, and print where it lies.
+
+    The built-in model goes to the cache folder; models of the Hugging Face hub go to the cache that
+    Hugging Face's own tools use (HF_HOME).
+    """
+    try:
+        settings = read_settings(options, config)
+        with StartupProgress(Console(stderr=True)) as progress:
+            path = resolve_model(
+                settings.model,
+                cache_dir=settings.cache_dir,
+                offline=settings.offline,
+                on_progress=progress.update,
+                extra_dirs=settings.model_dirs,
+            )
+        open_checkpoint(path)  # better now than where there is no network to get another one
+    except OctavoError as exc:
+        fail(exc, EXIT_FAILED)
+    click.echo(path)
