@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,11 +79,29 @@ def test_a_second_signal_means_now(builtin_model: Path) -> None:
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
             next(response.iter_lines())
             process.send_signal(signal.SIGINT)
-            with pytest.raises(httpx.ConnectError):  # it listens no longer
+            with pytest.raises(httpx.TransportError):  # it listens no longer
                 while True:
                     httpx.get(f"{url}/health")
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 130
+
+
+def test_a_signal_during_the_start_is_not_lost(tmp_path: Path) -> None:
+    """By an exit code, not by the signal's default action: process 1 of a container has none."""
+    with socket.create_server(("127.0.0.1", 0)) as silent_hub:
+        silent_hub.settimeout(60)
+        port = silent_hub.getsockname()[1]
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path)}
+        process = subprocess.Popen(
+            [*COMMAND, "somebody/slow-model", "--port", "0"], cwd=ROOT, env=os.environ | hub
+        )
+        try:
+            with silent_hub.accept()[0]:  # it asks for the model and gets no answer
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(30) == 143
+        finally:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize(

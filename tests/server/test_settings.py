@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -41,6 +42,18 @@ def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OCTAVO_CACHE", "/environment")
     assert load_settings({}, file).cache_dir == Path("/environment")
     assert load_settings({"cache_dir": "/option"}, file).cache_dir == Path("/option")
+
+
+def test_model_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings({}).model_dirs == ()
+    file = tmp_path / "octavo.toml"
+    file.write_text('model_dirs = ["/one", "/two"]\n')
+    assert load_settings({}, file).model_dirs == (Path("/one"), Path("/two"))
+    monkeypatch.setenv("OCTAVO_MODEL_DIRS", f"/three{os.pathsep}/four")
+    assert load_settings({}, file).model_dirs == (Path("/three"), Path("/four"))
+    assert load_settings({"model_dirs": "/five"}, file).model_dirs == (Path("/five"),)
+    monkeypatch.setenv("OCTAVO_MODEL_DIRS", "")
+    assert load_settings({}).model_dirs == ()
 
 
 @pytest.mark.parametrize("text", ["prot = 1\n", 'port = "x"\n'])

@@ -1,0 +1,99 @@
+# Octavo in a container. docs/deployment.md says how to build, run and change it.
+#
+#   PYTHON_VERSION   of the official image that both stages start from
+#   TORCH            the release of torch, as pip is asked for it
+#   TORCH_INDEX_URL  a package index to take torch from, such as PyTorch's own with its CPU builds
+#   VARIANT          cpu; or cuda, with the C compiler that Triton needs when it runs
+
+ARG PYTHON_VERSION=3.12
+
+FROM python:${PYTHON_VERSION}-slim AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+
+RUN python -m venv /opt/octavo/venv
+ENV PATH=/opt/octavo/venv/bin:$PATH
+
+# What changes seldom comes first. torch is the long download; a fifth of it is its own tests and
+# what extensions to it are built with.
+ARG TORCH=torch==2.13.0
+ARG TORCH_INDEX_URL=
+RUN python -m pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$TORCH" \
+ && cd /opt/octavo/venv/lib/python*/site-packages/torch \
+ && rm -rf include test \
+ && find bin -type f ! -name torch_shm_manager -delete
+
+COPY pyproject.toml ./
+COPY clients/python/pyproject.toml clients/python/
+RUN python -c 'import sys, tomllib; print(*(line for name in sys.argv[1:] \
+      for line in tomllib.load(open(name, "rb"))["project"]["dependencies"]), sep="\n")' \
+      pyproject.toml clients/python/pyproject.toml > requirements.txt \
+ && python -m pip install -r requirements.txt
+
+# Octavo itself lies beside the environment, so that a new release is a small layer.
+COPY LICENSE NOTICE README.md ./
+COPY clients/python/ clients/python/
+COPY engine/ engine/
+COPY server/ server/
+RUN python -m pip install --no-deps --target /opt/octavo/app . ./clients/python
+ENV PATH=/opt/octavo/app/bin:$PATH \
+    PYTHONPATH=/opt/octavo/app
+
+# The built-in model, outside /cache: a volume mounted there must not hide it. It is the last thing
+# that pip is needed for.
+RUN octavo pull --cache-dir /opt/octavo/builtin \
+ && python -m pip uninstall --yes pip
+
+
+FROM python:${PYTHON_VERSION}-slim
+
+ARG VARIANT=cpu
+RUN case "$VARIANT" in \
+      cpu) ;; \
+      cuda) apt-get update \
+         && apt-get install --yes --no-install-recommends gcc libc6-dev \
+         && rm -rf /var/lib/apt/lists/* ;; \
+      *) echo "VARIANT is cpu or cuda, not $VARIANT" >&2; exit 1 ;; \
+    esac
+
+# Group 0 may do what the owner may: platforms that choose a random user id keep that group.
+RUN install --directory --owner 1000 --group 0 --mode 0775 /cache
+VOLUME /cache
+
+COPY --from=build /opt/octavo/venv /opt/octavo/venv
+COPY --from=build /opt/octavo/builtin /opt/octavo/builtin
+COPY --from=build /opt/octavo/app /opt/octavo/app
+
+# Only /cache and /tmp are ever written to. A random user id has no home folder of its own.
+ENV PATH=/opt/octavo/app/bin:/opt/octavo/venv/bin:$PATH \
+    PYTHONPATH=/opt/octavo/app \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    OCTAVO_HOST=0.0.0.0 \
+    OCTAVO_PORT=8000 \
+    OCTAVO_CACHE=/cache \
+    OCTAVO_MODEL_DIRS=/opt/octavo/builtin \
+    HF_HOME=/cache/huggingface \
+    HF_HUB_DISABLE_TELEMETRY=1 \
+    TRITON_CACHE_DIR=/cache/triton \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+USER 1000:0
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+
+# Loading a large model takes minutes, and the first success ends the start period.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=10m --retries=3 \
+  CMD ["python", "-c", "import os, sys; from http.client import HTTPConnection; \
+c = HTTPConnection('127.0.0.1', int(os.environ['OCTAVO_PORT']), timeout=4); \
+c.request('GET', '/health'); sys.exit(c.getresponse().status != 200)"]
+
+ENTRYPOINT ["octavo", "serve"]
+
+LABEL org.opencontainers.image.title="Octavo" \
+      org.opencontainers.image.description="An HTTP inference server for language models" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.vendor="The Octavo authors"
