@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--kernels", default="auto", choices=["auto", "reference", "cpu"])
     parser.add_argument("--threads", type=int)
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 32])
@@ -46,7 +47,7 @@ def main() -> None:
     device, dtype = target.device, target.dtype
     checkpoint = open_checkpoint(args.model, require_weights=not args.dummy)
     config = checkpoint.config
-    kernels = select(device, dtype)
+    kernels = select(device, dtype, args.kernels)
     with torch.inference_mode():
         model = build_model(config, kernels, device)
         if args.dummy:

@@ -16,7 +16,8 @@ LoadFormat = Literal["auto", "dummy"]
 class EngineConfig:
     """The engine as asked for, before it is known what the machine and the model can do.
 
-    `None` and "auto" mean: let the engine choose. Memory is in bytes.
+    `None` and "auto" mean: let the engine choose. Memory is in bytes. What the engine compiles for
+    this machine is kept in `cache_dir`.
     """
 
     model_path: str
@@ -30,6 +31,7 @@ class EngineConfig:
     max_model_len: int | None = None
     enable_prefix_caching: bool = True
     num_threads: int | None = None
+    cache_dir: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,8 @@ class ModelRunner:
         torch.set_num_threads(target.num_threads)
         is_dummy = config.load_format == "dummy"
         checkpoint = open_checkpoint(Path(config.model_path), require_weights=not is_dummy)
-        kernels = select(target.device, target.dtype)
+        cache_dir = None if config.cache_dir is None else Path(config.cache_dir)
+        kernels = select(target.device, target.dtype, cache_dir=cache_dir)
         with torch.inference_mode():
             model = build_model(checkpoint.config, kernels, target.device)
             if is_dummy:

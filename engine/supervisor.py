@@ -287,7 +287,8 @@ def _spawn(module: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
         stdout=_STDERR,
         pass_fds=[theirs.fileno()],
         start_new_session=True,
-        # OpenMP threads that spin at each barrier take the cores from whoever they wait for: on a
-        # busy machine a step then takes eight times as long (benchmarks/RESULTS.md).
-        env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path},
+        # GNU OpenMP's threads spin at each barrier before they sleep. Its own default spins long
+        # enough to take the cores from the API process (a step then took up to eight times as
+        # long), none at all wakes too slowly: benchmarks/RESULTS.md.
+        env={"GOMP_SPINCOUNT": "20000", **os.environ, "PYTHONPATH": path},
     )

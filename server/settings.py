@@ -116,6 +116,7 @@ class Settings(BaseSettings):
             max_model_len=self.max_model_len,
             enable_prefix_caching=self.enable_prefix_caching,
             num_threads=self.num_threads,
+            cache_dir=str(self.cache_dir),
         )
 
 

@@ -8,7 +8,7 @@ import pytest
 from engine.checkpoint import BUILTIN_MODEL, default_cache_dir, resolve_model
 
 # As the supervisor sets it for the engine: read when torch loads, so before any test imports it.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
 @pytest.fixture(scope="session")

@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import importlib
+import logging
+from pathlib import Path
 
 import torch
 
+from engine.checkpoint.cache import default_cache_dir
 from engine.kernels.base import Kernels
 
-_SETS = {"reference": "engine.kernels.reference:ReferenceKernels"}
+logger = logging.getLogger("octavo.engine")
 
 
-def select(device: torch.device, dtype: torch.dtype, name: str = "auto") -> Kernels:
-    """The best kernel set for `device` and `dtype`, or the one called `name`."""
-    module, _, attribute = _SETS["reference" if name == "auto" else name].partition(":")
-    kernels: Kernels = getattr(importlib.import_module(module), attribute)(device, dtype)
+def select(
+    device: torch.device,
+    dtype: torch.dtype,
+    name: str = "auto",
+    cache_dir: Path | None = None,
+) -> Kernels:
+    """The best kernel set for `device` and `dtype`, or the one called `name`.
+
+    What has to be compiled is kept in `cache_dir`.
+    """
+    if name == "reference" or device.type != "cpu":
+        return _reference(device, dtype, "asked for" if name == "reference" else "")
+    cpu = importlib.import_module("engine.kernels.cpu")
+    try:
+        kernels: Kernels = cpu.CpuKernels(dtype, cache_dir or default_cache_dir())
+    except cpu.BuildError as error:
+        if name == "cpu":
+            raise
+        logger.warning("plain torch kernels serve, which are slower: %s", error)
+        return _reference(device, dtype, str(error))
+    return kernels
+
+
+def _reference(device: torch.device, dtype: torch.dtype, reason: str) -> Kernels:
+    reference = importlib.import_module("engine.kernels.reference")
+    kernels: Kernels = reference.ReferenceKernels(device, dtype, reason)
     return kernels

@@ -19,13 +19,14 @@ from engine.kernels.linear import PackedLinear
 class ReferenceKernels:
     """See `Kernels` for the contract of each method."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype, reason: str = "") -> None:
+        """`reason` says why it is these kernels, for `describe`."""
         self.device = device
         self.dtype = dtype
+        self.reason = reason
 
     def describe(self) -> str:
-        matrices = "oneDNN" if self.device.type == "cpu" else "cuBLAS"
-        return f"reference: plain torch, {matrices} matrices"
+        return f"plain torch ({self.reason})" if self.reason else "plain torch"
 
     def pack_linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
         return PackedLinear(weight, bias)

@@ -6,7 +6,6 @@ Greedy tokens must be the oracle's for as long as its two best logits differ by 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from engine.core import EngineCore
 from engine.request import ChoiceOutput
 from engine.runner import ModelRunner
 from server.tokenizer import load_tokenizer
+
+pytestmark = pytest.mark.timeout(600)  # a minute or two on two quiet cores
 
 MARGIN = 0.01
 NUM_TOKENS = 48
@@ -45,42 +46,49 @@ class Oracle:
 
 
 @pytest.fixture(scope="module")
-def oracle(builtin_model: Path) -> Oracle:
-    tokenizer = load_tokenizer(open_checkpoint(builtin_model).tokenizer)
-    model = AutoModelForCausalLM.from_pretrained(
-        builtin_model.parent, gguf_file=builtin_model.name, dtype=torch.float32
-    )
-    result = Oracle([tokenizer.encode(prompt) for prompt in PROMPTS], [], [], [])
-    with torch.inference_mode():
-        for prompt in result.prompts:
-            output = model(torch.tensor([prompt]), use_cache=True)
-            logprobs = output.logits[0].log_softmax(-1)
-            targets = torch.tensor(prompt[1:])
-            result.prompt_logprobs.append(logprobs[:-1].gather(1, targets[:, None])[:, 0].tolist())
-            token_ids: list[int] = []
-            margins: list[float] = []
-            for _ in range(NUM_TOKENS):
-                best = output.logits[0, -1].topk(2)
-                token_ids.append(int(best.indices[0]))
-                margins.append(float(best.values[0] - best.values[1]))
-                output = model(
-                    torch.tensor([[token_ids[-1]]]),
-                    past_key_values=output.past_key_values,
-                    use_cache=True,
-                )
-            unsure = [i for i, margin in enumerate(margins) if margin <= MARGIN]
-            result.token_ids.append(token_ids)
-            result.num_certain.append(unsure[0] if unsure else NUM_TOKENS)
-    assert sum(result.num_certain) > 0.8 * NUM_TOKENS * len(PROMPTS), "prompts say too little"
-    return result
-
-
-@pytest.fixture(scope="module")
-def runner(builtin_model: Path) -> Iterator[ModelRunner]:
+def runner(builtin_model: Path) -> ModelRunner:
     config = EngineConfig(
         model_path=str(builtin_model), device="cpu", dtype="float32", kv_cache_memory=256 << 20
     )
-    yield ModelRunner.load(config, lambda phase, fraction: None)
+    return ModelRunner.load(config, lambda phase, fraction: None)
+
+
+@pytest.fixture(scope="module")
+def prompts(builtin_model: Path) -> list[list[int]]:
+    tokenizer = load_tokenizer(open_checkpoint(builtin_model).tokenizer)
+    return [tokenizer.encode(prompt) for prompt in PROMPTS]
+
+
+@pytest.fixture(scope="module")
+def alone(runner: ModelRunner, prompts: list[list[int]]) -> list[list[int]]:
+    """What the engine draws for each prompt when it has nothing else to do."""
+    return [
+        _tokens(_run(_core(runner, enable_prefix_caching=False), [_greedy(prompts, which)])[name])
+        for which, name in enumerate(f"p{which}" for which in range(len(prompts)))
+    ]
+
+
+@pytest.fixture(scope="module")
+def oracle(builtin_model: Path, prompts: list[list[int]], alone: list[list[int]]) -> Oracle:
+    """Asks for the successor of every prefix of prompt and answer in one pass: as long as the
+    answers agree, that is the oracle's own greedy generation, a token at a time."""
+    model = AutoModelForCausalLM.from_pretrained(
+        builtin_model.parent, gguf_file=builtin_model.name, dtype=torch.float32
+    )
+    result = Oracle(prompts, [], [], [])
+    with torch.inference_mode():
+        for prompt, answer in zip(prompts, alone, strict=True):
+            logits = model(torch.tensor([[*prompt, *answer[:-1]]])).logits[0]
+            logprobs = logits[: len(prompt) - 1].log_softmax(-1)
+            targets = torch.tensor(prompt[1:])
+            result.prompt_logprobs.append(logprobs.gather(1, targets[:, None])[:, 0].tolist())
+            best = logits[len(prompt) - 1 :].topk(2)
+            margins = (best.values[:, 0] - best.values[:, 1]).tolist()
+            unsure = [i for i, margin in enumerate(margins) if margin <= MARGIN]
+            result.token_ids.append(best.indices[:, 0].tolist())
+            result.num_certain.append(unsure[0] if unsure else NUM_TOKENS)
+    assert sum(result.num_certain) > 0.8 * NUM_TOKENS * len(prompts), "prompts say too little"
+    return result
 
 
 def _core(runner: ModelRunner, **limits: int | bool) -> EngineCore:
@@ -103,9 +111,9 @@ def _tokens(outputs: list[ChoiceOutput]) -> list[int]:
     return [token_id for output in outputs for token_id in output.token_ids]
 
 
-def _greedy(oracle: Oracle, which: int, max_tokens: int = NUM_TOKENS) -> Request:
-    sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
-    return Request(f"p{which}", oracle.prompts[which], sampling)
+def _greedy(prompts: list[list[int]], which: int) -> Request:
+    sampling = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS)
+    return Request(f"p{which}", prompts[which], sampling)
 
 
 def _company(count: int) -> list[Request]:
@@ -121,7 +129,7 @@ def _company(count: int) -> list[Request]:
             top_k=(0, 40)[i // 2 % 2],
             presence_penalty=(0.0, 0.5)[i // 3 % 2],
             seed=i,
-            max_tokens=10 + 5 * i,
+            max_tokens=10 + 3 * i,
             logprobs=(None, 3)[i % 2],
         )
         requests.append(Request(f"other{i}", prompt, sampling))
@@ -134,22 +142,24 @@ def _check(oracle: Oracle, which: int, token_ids: list[int]) -> None:
     assert token_ids[:certain] == oracle.token_ids[which][:certain], PROMPTS[which]
 
 
-def test_alone(oracle: Oracle, runner: ModelRunner) -> None:
-    for which in range(len(PROMPTS)):
-        core = _core(runner, enable_prefix_caching=False)
-        _check(oracle, which, _tokens(_run(core, [_greedy(oracle, which)])[f"p{which}"]))
+def test_alone(oracle: Oracle, alone: list[list[int]]) -> None:
+    for which, token_ids in enumerate(alone):
+        _check(oracle, which, token_ids)
 
 
-def test_among_others(oracle: Oracle, runner: ModelRunner) -> None:
-    for which in (0, 3, 6):
-        core = _core(runner)
-        outputs = _run(core, [*_company(9), _greedy(oracle, which), *_company(15)[9:]])
+def test_among_fifteen_others(oracle: Oracle, runner: ModelRunner) -> None:
+    chosen = (0, 3, 6)
+    requests = _company(13)
+    for place, which in enumerate(chosen):
+        requests.insert(6 * place, _greedy(oracle.prompts, which))
+    outputs = _run(_core(runner), requests)
+    for which in chosen:
         _check(oracle, which, _tokens(outputs[f"p{which}"]))
 
 
 def test_all_together_then_all_cached(oracle: Oracle, runner: ModelRunner) -> None:
     core = _core(runner)
-    requests = [_greedy(oracle, which) for which in range(len(PROMPTS))]
+    requests = [_greedy(oracle.prompts, which) for which in range(len(PROMPTS))]
     first = _run(core, requests)
     second = _run(core, requests)
     for which in range(len(PROMPTS)):
@@ -162,7 +172,7 @@ def test_all_together_then_all_cached(oracle: Oracle, runner: ModelRunner) -> No
 
 def test_across_preemptions(oracle: Oracle, runner: ModelRunner) -> None:
     core = _core(runner, num_blocks=14, max_model_len=14 * 16)
-    outputs = _run(core, [_greedy(oracle, which) for which in range(len(PROMPTS))])
+    outputs = _run(core, [_greedy(oracle.prompts, which) for which in range(len(PROMPTS))])
     assert core.stats().num_preemptions >= 3
     for which in range(len(PROMPTS)):
         _check(oracle, which, _tokens(outputs[f"p{which}"]))
@@ -171,7 +181,7 @@ def test_across_preemptions(oracle: Oracle, runner: ModelRunner) -> None:
 @pytest.mark.parametrize("budget", [5, 13])
 def test_chunked_in_odd_sizes(oracle: Oracle, runner: ModelRunner, budget: int) -> None:
     core = _core(runner, max_num_batched_tokens=budget, enable_prefix_caching=False)
-    outputs = _run(core, [_greedy(oracle, which) for which in (1, 3, 6)])
+    outputs = _run(core, [_greedy(oracle.prompts, which) for which in (1, 3, 6)])
     for which in (1, 3, 6):
         _check(oracle, which, _tokens(outputs[f"p{which}"]))
 
@@ -182,7 +192,7 @@ def test_prompt_logprobs(oracle: Oracle, runner: ModelRunner, budget: int) -> No
     for _ in range(2):  # the second time with a warm prefix cache, which must not be read
         requests = [
             replace(
-                _greedy(oracle, which, max_tokens=0),
+                _greedy(oracle.prompts, which),
                 sampling=SamplingParams(max_tokens=0, prompt_logprobs=1),
             )
             for which in range(len(PROMPTS))
@@ -197,29 +207,41 @@ def test_prompt_logprobs(oracle: Oracle, runner: ModelRunner, budget: int) -> No
             assert got == pytest.approx(oracle.prompt_logprobs[which], abs=1e-3)
 
 
-def _seeded(oracle: Oracle, which: int) -> Request:
-    sampling = SamplingParams(temperature=1.0, seed=1234 + which, max_tokens=NUM_TOKENS)
-    return Request(f"p{which}", oracle.prompts[which], sampling, n=2)
+def _seeded(prompts: list[list[int]]) -> list[Request]:
+    """Two requests with two choices each."""
+    return [
+        Request(
+            f"p{which}",
+            prompts[which],
+            SamplingParams(temperature=1.0, seed=1234 + which, max_tokens=NUM_TOKENS),
+            n=2,
+        )
+        for which in (1, 5)
+    ]
 
 
-def _texts(outputs: list[ChoiceOutput]) -> dict[int, list[int]]:
+def _choices(outputs: dict[str, list[ChoiceOutput]]) -> dict[tuple[str, int], list[int]]:
     return {
-        index: [t for output in outputs if output.index == index for t in output.token_ids]
+        (name, index): _tokens([output for output in outputs[name] if output.index == index])
+        for name in ("p1", "p5")
         for index in (0, 1)
     }
 
 
-def test_a_seeded_request_is_the_same_alone_in_company_and_after_a_restart(
-    oracle: Oracle, runner: ModelRunner, builtin_model: Path
+def test_seeded_requests_are_the_same_alone_in_company_and_after_a_restart(
+    prompts: list[list[int]], runner: ModelRunner, builtin_model: Path
 ) -> None:
-    for which in (1, 5):
-        alone = _texts(_run(_core(runner), [_seeded(oracle, which)])[f"p{which}"])
-        requests = [*_company(15), _seeded(oracle, which)]
-        assert _texts(_run(_core(runner), requests)[f"p{which}"]) == alone
-        assert alone[0] != alone[1]
-        assert len(alone[0]) == NUM_TOKENS
-        config = EngineConfig(
-            model_path=str(builtin_model), device="cpu", dtype="float32", kv_cache_memory=64 << 20
-        )
-        restarted = ModelRunner.load(config, lambda phase, fraction: None)
-        assert _texts(_run(_core(restarted), [_seeded(oracle, which)])[f"p{which}"]) == alone
+    one_by_one: dict[str, list[ChoiceOutput]] = {}
+    for request in _seeded(prompts):
+        one_by_one |= _run(_core(runner), [request])
+    expected = _choices(one_by_one)
+    assert all(len(token_ids) == NUM_TOKENS for token_ids in expected.values())
+    assert expected["p1", 0] != expected["p1", 1]
+
+    assert _choices(_run(_core(runner), [*_company(14), *_seeded(prompts)])) == expected
+
+    config = EngineConfig(
+        model_path=str(builtin_model), device="cpu", dtype="float32", kv_cache_memory=64 << 20
+    )
+    restarted = ModelRunner.load(config, lambda phase, fraction: None)
+    assert _choices(_run(_core(restarted), _seeded(prompts))) == expected

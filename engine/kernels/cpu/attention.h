@@ -1,0 +1,205 @@
+// Causal attention over pages, for every mix of prompt chunks and single tokens.
+//
+// The context is cut at fixed positions and its parts are merged from first to last, so that a row's
+// result depends on nothing but its own context. Two products a part: scores, then weighted values.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "products.h"
+#include "step.h"
+
+namespace {
+
+// Context positions that are attended to at once.
+constexpr int kSegment = 256;
+static_assert(kSegment % kColumns == 0);
+// Stands for "nothing seen yet" as a maximum: differences to it stay finite.
+constexpr float kNoScore = -1e30f;
+// Multiplications that one thread has done sooner than another one is woken.
+constexpr int64_t kFewProducts = 1 << 20;
+
+// What query rows have gathered from a part of their context (online softmax: Milakov and
+// Gimelshein, 2018). A row is `output` [width], not yet normalised, then `maximum` and `total`.
+struct Partial {
+  float* data;
+  int width;
+
+  static int row_size(int width) { return width + kLanes; }
+  float* output(int row) const { return data + int64_t(row) * row_size(width); }
+  float& maximum(int row) const { return output(row)[width]; }
+  float& total(int row) const { return output(row)[width + 1]; }
+};
+
+// Takes in the next part of the context. A part in which a row sees nothing changes no bit of it.
+void merge(const Partial& into, const Partial& next, int num_rows) {
+  for (int row = 0; row < num_rows; row++) {
+    const float largest = std::max(into.maximum(row), next.maximum(row));
+    const Vec scale = exponential(splat(into.maximum(row) - largest));
+    const Vec next_scale = exponential(splat(next.maximum(row) - largest));
+    float *sums = into.output(row), *next_sums = next.output(row);
+    for (int i = 0; i < into.width; i += kLanes)
+      write(sums + i, read(sums + i) * scale + read(next_sums + i) * next_scale);
+    into.total(row) = into.total(row) * scale[0] + next.total(row) * next_scale[0];
+    into.maximum(row) = largest;
+  }
+}
+
+// A thread's own memory, kept from call to call.
+template <class T>
+struct Workspace {
+  std::vector<T> queries, weights;
+  std::vector<float> scores, sums, next_sums;
+  std::vector<uint32_t> panel;
+  const T* keys[kSegment];
+
+  static Workspace& of_thread() {
+    thread_local Workspace workspace;
+    return workspace;
+  }
+};
+
+template <class V>
+auto* at_least(V& vector, size_t size) {
+  if (vector.size() < size) vector.resize(size);
+  return vector.data();
+}
+
+// The attention of one layer: query rows of a tile are its tokens' heads that share a KV head.
+template <class T>
+struct Attention {
+  const Step& s;
+  const T* q;
+  int64_t q_stride;
+  T* kv;
+  T* out;
+  int group = s.num_heads / s.num_kv_heads;
+  int width = (s.head_dim + kColumns - 1) / kColumns * kColumns;
+  float scale = 1.0f / std::sqrt(float(s.head_dim));
+
+  int num_rows(const Tile& tile) const { return tile.num_tokens * group; }
+  int num_segments(const Tile& tile) const {
+    return (tile.start + tile.num_tokens + kSegment - 1) / kSegment;
+  }
+  Partial partial(float* data) const { return {data, width}; }
+  size_t partial_size(const Tile& tile) const { return num_rows(tile) * Partial::row_size(width); }
+
+  // What the tile's rows gather from positions [segment * kSegment, (segment + 1) * kSegment).
+  void attend(const Tile& tile, int kv_head, int segment, const Partial& result) const {
+    Workspace<T>& own = Workspace<T>::of_thread();
+    const int rows = num_rows(tile), start = segment * kSegment;
+    const int count = std::min(kSegment, tile.start + tile.num_tokens - start);
+    const int words = s.head_dim / kPerWord<T>, position_words = kSegment / kPerWord<T>;
+    T* queries = at_least(own.queries, rows * s.head_dim);
+    T* weights = at_least(own.weights, rows * kSegment);
+    float* scores = at_least(own.scores, rows * kSegment);
+    uint32_t* panel = at_least(own.panel, std::max(words, position_words) * kColumns);
+
+    for (int i = 0; i < tile.num_tokens; i++)
+      memcpy(queries + i * group * s.head_dim,
+             q + (tile.first_token + i) * q_stride + kv_head * group * s.head_dim,
+             group * s.head_dim * sizeof(T));
+    const Pages<T> pages(s, kv, tile.row, kv_head);
+    pages.find_keys(start, start + count, own.keys);
+
+    for (int first = 0; first < count; first += kColumns) {
+      pack_keys(own.keys + first, count - first, words, panel);
+      multiply<T>(rows, (const uint32_t*)queries, words, panel, words, scores + first, kSegment);
+    }
+    for (int row = 0; row < rows; row++) {
+      const int visible = tile.start + row / group + 1 - start;
+      softmax(scores + row * kSegment, visible, count, weights + row * kSegment, result, row);
+    }
+    for (int first = 0; first < s.head_dim; first += kColumns) {
+      pack_values(own.keys, pages.to_values + first, count, s.head_dim - first, panel);
+      multiply<T>(rows, (const uint32_t*)weights, position_words, panel,
+                  (count + kPerWord<T> - 1) / kPerWord<T>, result.output(0) + first,
+                  Partial::row_size(width));
+    }
+  }
+
+  // Weights of the first `visible` of `count` scores, not yet divided by their total.
+  void softmax(float* scores, int visible, int count, T* weights, const Partial& result,
+               int row) const {
+    Ints lane = {};
+    for (int i = 0; i < kLanes; i++) lane[i] = i;
+    Vec largest = splat(kNoScore), total = {};
+    for (int i = 0; i < count; i += kLanes) {
+      const Vec score = lane + i < visible ? read(scores + i) * scale : splat(kNoScore);
+      write(scores + i, score);
+      largest = larger(score, largest);
+    }
+    result.maximum(row) = maximum(largest);
+    for (int i = 0; i < count; i += kLanes) {
+      const Vec weight = exponential(read(scores + i) - result.maximum(row));
+      const Vec seen = lane + i < visible ? weight : Vec{};
+      total += seen;
+      write(weights + i, seen);
+    }
+    result.total(row) = sum(total);
+  }
+
+  void finish(const Tile& tile, int kv_head, const Partial& sums) const {
+    for (int row = 0; row < num_rows(tile); row++) {
+      const int64_t head = (tile.first_token + row / group) * int64_t(s.num_heads) +
+                           kv_head * group + row % group;
+      for (int i = 0; i < s.head_dim; i += kLanes)
+        write(out + head * s.head_dim + i, read(sums.output(row) + i) / sums.total(row),
+              s.head_dim - i);
+    }
+  }
+
+  // Tiles and KV heads are shared out among the threads; where there are too few of them, their
+  // segments first. The numbers are the same: it is always segments that are merged, in order.
+  void run() const {
+    int64_t products = 0;
+    int most_segments = 0;
+    size_t most_sums = 0;
+    for (const Tile* tile = s.tiles; tile < s.tiles + s.num_tiles; tile++) {
+      products += int64_t(num_rows(*tile)) * (tile->start + tile->num_tokens);
+      most_segments = std::max(most_segments, num_segments(*tile));
+      most_sums = std::max(most_sums, partial_size(*tile));
+    }
+    products *= s.num_kv_heads * s.head_dim;
+    const int num_threads = products < kFewProducts ? 1 : s.num_threads;
+    const int64_t num_items = int64_t(s.num_tiles) * s.num_kv_heads;
+    const bool by_segment = num_threads > 1 && num_items < 4 * num_threads && most_segments > 1;
+
+    static std::vector<float> shared;
+    float* parts = by_segment ? at_least(shared, num_items * most_segments * most_sums) : nullptr;
+    const auto part = [=](int64_t item, int segment) {
+      return partial(parts + (item * most_segments + segment) * most_sums);
+    };
+    if (by_segment)
+      parallel(num_items * most_segments, num_threads, [&](int64_t i) {
+        const int64_t item = i / most_segments;
+        const int segment = i % most_segments;
+        const Tile& tile = s.tiles[item / s.num_kv_heads];
+        if (segment < num_segments(tile))
+          attend(tile, item % s.num_kv_heads, segment, part(item, segment));
+      });
+    parallel(num_items, by_segment ? 1 : num_threads, [&](int64_t item) {
+      const Tile& tile = s.tiles[item / s.num_kv_heads];
+      const int kv_head = item % s.num_kv_heads;
+      Workspace<T>& own = Workspace<T>::of_thread();
+      const Partial sums = partial(at_least(own.sums, partial_size(tile)));
+      const Partial next = partial(at_least(own.next_sums, partial_size(tile)));
+      if (by_segment) {
+        for (int segment = 1; segment < num_segments(tile); segment++)
+          merge(part(item, 0), part(item, segment), num_rows(tile));
+        return finish(tile, kv_head, part(item, 0));
+      }
+      attend(tile, kv_head, 0, sums);
+      for (int segment = 1; segment < num_segments(tile); segment++) {
+        attend(tile, kv_head, segment, next);
+        merge(sums, next, num_rows(tile));
+      }
+      finish(tile, kv_head, sums);
+    });
+  }
+};
+
+}  // namespace

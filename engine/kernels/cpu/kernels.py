@@ -1,0 +1,183 @@
+"""The kernels in C++: this file makes their arguments. See `Kernels` for what each does.
+
+What is the same for all layers is written down once per step, in `Step`; results that live only
+until the next call of their kind have one buffer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p, pointer
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.attention import AttentionPlan, StepLayout
+from engine.kernels.base import Linear
+from engine.kernels.cpu.build import load_library
+from engine.kernels.linear import PackedLinear
+
+# Query rows that are attended together, so that each key and value is unpacked once for all.
+_TILE_ROWS = 48
+
+
+class _Step(ctypes.Structure):
+    """`Step` of step.h."""
+
+    _fields_ = (
+        ("rows", c_void_p),
+        ("positions", c_void_p),
+        ("block_tables", c_void_p),
+        ("tiles", POINTER(c_int32)),
+        ("num_tokens", c_int32),
+        ("num_tiles", c_int32),
+        ("max_blocks", c_int32),
+        ("block_size", c_int32),
+        ("num_heads", c_int32),
+        ("num_kv_heads", c_int32),
+        ("head_dim", c_int32),
+        ("num_threads", c_int32),
+    )
+
+
+@dataclass(frozen=True)
+class CpuPlan(AttentionPlan):
+    """`step` points to what C++ reads; `layout` keeps that memory alive."""
+
+    layout: StepLayout
+    step: Any
+    attended: Tensor  # [num_tokens, heads, head_dim], every layer's result in turn
+
+
+class CpuKernels:
+    """See `Kernels` for the contract of each method."""
+
+    def __init__(self, dtype: torch.dtype, cache_dir: Path) -> None:
+        """Raises BuildError."""
+        library = load_library(cache_dir)
+        self.dtype = dtype
+        self._num_threads = torch.get_num_threads()
+        self._gated = torch.empty(0, dtype=dtype)
+        library.instruction_set.restype = c_char_p
+        self._instruction_set = library.instruction_set().decode()
+
+        def function(name: str, *argument_types: Any) -> Any:
+            found = getattr(library, f"{name}_{str(dtype).removeprefix('torch.')}")
+            found.argtypes = argument_types
+            found.restype = None
+            return found
+
+        address = c_void_p
+        self._norm = function(
+            "norm", address, address, address, address, c_int64, c_int32, c_float, c_int32
+        )
+        self._silu_mul = function("silu_mul", address, address, c_int64, c_int32, c_int32)
+        step = POINTER(_Step)
+        self._rotary_store_kv = function("rotary_store_kv", step, address, address, address)
+        self._attention = function("paged_attention", step, address, c_int64, address, address)
+
+    def describe(self) -> str:
+        return f"C++ ({self._instruction_set})"
+
+    def pack_linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
+        return PackedLinear(weight, bias)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        x = x.contiguous()
+        out = torch.empty_like(x)
+        width = weight.shape[0]
+        self._norm(
+            x.data_ptr(),
+            None,
+            weight.data_ptr(),
+            out.data_ptr(),
+            x.numel() // width,
+            width,
+            eps,
+            self._num_threads,
+        )
+        return out
+
+    def add_rms_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        assert x.is_contiguous() and residual.is_contiguous()
+        num_rows, width = x.shape
+        norm = x.data_ptr()
+        self._norm(
+            norm,
+            residual.data_ptr(),
+            weight.data_ptr(),
+            norm,
+            num_rows,
+            width,
+            eps,
+            self._num_threads,
+        )
+        return x, residual
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        assert gate_up.is_contiguous()
+        num_rows, double_width = gate_up.shape
+        width = double_width // 2
+        if self._gated.shape != (num_rows, width):
+            self._gated = gate_up.new_empty((num_rows, width))
+        out = self._gated
+        self._silu_mul(gate_up.data_ptr(), out.data_ptr(), num_rows, width, self._num_threads)
+        return out
+
+    def plan(self, layout: StepLayout) -> CpuPlan:
+        num_tokens = layout.rows.shape[0]
+        self._num_threads = torch.get_num_threads()
+        group = layout.num_heads // layout.num_kv_heads
+        tile_tokens = max(1, _TILE_ROWS // group)
+        tiles = [
+            number
+            for span in layout.spans
+            for first in range(0, span.num_tokens, tile_tokens)
+            for number in (
+                span.row,
+                span.first_token + first,
+                min(tile_tokens, span.num_tokens - first),
+                span.start + first,
+            )
+        ]
+        step = _Step(
+            rows=layout.rows.data_ptr(),
+            positions=layout.positions.data_ptr(),
+            block_tables=layout.block_tables.data_ptr(),
+            tiles=(c_int32 * len(tiles))(*tiles),
+            num_tokens=num_tokens,
+            num_tiles=len(tiles) // 4,
+            max_blocks=layout.block_tables.shape[1],
+            block_size=layout.block_size,
+            num_heads=layout.num_heads,
+            num_kv_heads=layout.num_kv_heads,
+            head_dim=layout.head_dim,
+            num_threads=self._num_threads,
+        )
+        return CpuPlan(
+            positions=layout.positions,
+            spans=layout.spans,
+            layout=layout,
+            step=pointer(step),
+            attended=torch.empty(
+                (num_tokens, layout.num_heads, layout.head_dim), dtype=self.dtype
+            ),
+        )
+
+    def rotary_store_kv(
+        self, qkv: Tensor, cos_sin: Tensor, kv: Tensor, plan: AttentionPlan
+    ) -> Tensor:
+        assert isinstance(plan, CpuPlan) and qkv.is_contiguous() and cos_sin.is_contiguous()
+        self._rotary_store_kv(plan.step, qkv.data_ptr(), cos_sin.data_ptr(), kv.data_ptr())
+        return qkv[:, : plan.layout.num_heads]
+
+    def paged_attention(self, q: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
+        assert isinstance(plan, CpuPlan)
+        out = plan.attended
+        self._attention(plan.step, q.data_ptr(), q.stride(0), kv.data_ptr(), out.data_ptr())
+        return out

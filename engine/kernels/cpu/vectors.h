@@ -1,0 +1,165 @@
+// Vectors of float32 lanes, and how the two number formats become them and come back.
+//
+// GCC's and Clang's vector extensions: one text for AVX-512, AVX2, NEON and plain registers. Every
+// function here gives a lane the same bits whatever is in the other lanes.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+// As wide as a register, and as many of them as a product keeps sums for (see products.h).
+#if defined(__AVX512F__)
+constexpr int kLanes = 16, kVectors = 4;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8, kVectors = 2;
+#else
+constexpr int kLanes = 4, kVectors = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(4 * kLanes)));
+typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
+
+struct bf16 {
+  uint16_t bits;
+};
+
+template <class V>
+inline V load(const void* from) {
+  V v;
+  memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class V>
+inline void store(void* to, V v) {
+  memcpy(to, &v, sizeof v);
+}
+
+inline Vec splat(float x) { return Vec{} + x; }
+
+inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+
+inline Vec read(const float* from) { return load<Vec>(from); }
+
+inline Vec read(const bf16* from) {
+  return (Vec)(__builtin_convertvector(load<Halves>(from), Words) << 16);
+}
+
+inline void write(float* to, Vec v) { store(to, v); }
+
+inline void write(bf16* to, Vec v) {
+#if defined(__AVX512BF16__)
+  store(to, _mm512_cvtneps_pbh((__m512)v));
+#else
+  Words bits = (Words)v;
+  Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
+  Words quiet = (bits >> 16) | 0x40;                            // a NaN stays one
+  store(to, __builtin_convertvector(v == v ? rounded : quiet, Halves));
+#endif
+}
+
+// The first `count` lanes alone; the others read as zeros.
+template <class T>
+inline Vec read(const T* from, int count) {
+  if (count >= kLanes) return read(from);
+  T part[kLanes] = {};
+  memcpy(part, from, count * sizeof(T));
+  return read(part);
+}
+
+template <class T>
+inline void write(T* to, Vec v, int count) {
+  if (count >= kLanes) return write(to, v);
+  T part[kLanes];
+  write(part, v);
+  memcpy(to, part, count * sizeof(T));
+}
+
+// Lanes are added in pairs of halves, always in the same order.
+inline float sum(Vec v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+inline float maximum(Vec v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++)
+      if (lanes[i + half] > lanes[i]) lanes[i] = lanes[i + half];
+  return lanes[0];
+}
+
+// e^x with a relative error of 2e-7; exactly 1 for 0. Below -86 and above 88 the result is that of
+// the bound; NaN stays NaN. The polynomial is that of Moshier's Cephes library, `expf`.
+inline Vec exponential(Vec x) {
+  const Vec lowest = splat(-86.0f), highest = splat(88.0f);
+  x = x < lowest ? lowest : x;
+  x = x > highest ? highest : x;
+  const Vec to_integer = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds away the fraction
+  Vec n = (x * 1.44269504f + to_integer) - to_integer;
+  Vec r = x - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  Vec y = splat(1.9875691500e-4f);
+  y = y * r + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = y * (r * r) + r + 1.0f;
+  return (Vec)((Ints)y + (__builtin_convertvector(n, Ints) << 23));  // times 2^n
+}
+
+// The lanes of a and b in turn: a0 b0 a1 b1 ... from their first halves, or from their second.
+template <int kFirst, size_t... I>
+inline Words zip(Words a, Words b, std::index_sequence<I...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, (kFirst + I / 2 + I % 2 * kLanes)...);
+#else
+  return __builtin_shuffle(a, b, Words{(kFirst + I / 2 + I % 2 * kLanes)...});
+#endif
+}
+
+// rows[i][j] becomes rows[j][i]. A zip of all rows turns the bits of (i, j) by one place.
+inline void transpose(Words (&rows)[kLanes]) {
+  constexpr int kHalf = kLanes / 2;
+  constexpr auto lanes = std::make_index_sequence<kLanes>();
+  for (int turned = 1; turned < kLanes; turned *= 2) {
+    Words zipped[kLanes];
+    for (int i = 0; i < kHalf; i++) {
+      zipped[2 * i] = zip<0>(rows[i], rows[i + kHalf], lanes);
+      zipped[2 * i + 1] = zip<kHalf>(rows[i], rows[i + kHalf], lanes);
+    }
+    memcpy(rows, zipped, sizeof zipped);
+  }
+}
+
+// sum + a * b in every lane, where a word is a float32 or two bf16 whose products are both added.
+template <class T>
+inline Vec multiply_add(Vec sum, uint32_t a, Words b) {
+  const Words word = Words{} + a;
+  if constexpr (std::is_same_v<T, float>) return sum + (Vec)word * (Vec)b;
+#if defined(__AVX512BF16__)
+  return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)word, (__m512bh)b);
+#else
+  sum = sum + (Vec)(word << 16) * (Vec)(b << 16);
+  return sum + (Vec)(word & 0xffff0000) * (Vec)(b & 0xffff0000);
+#endif
+}
+
+}  // namespace
