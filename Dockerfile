@@ -2,8 +2,8 @@
 #
 #   PYTHON_VERSION   of the official image that both stages start from
 #   TORCH            the release of torch, as pip is asked for it
-#   TORCH_INDEX_URL  a package index to take torch from, such as PyTorch's own with its CPU builds
-#   VARIANT          cpu; or cuda, with the C compiler that Triton needs when it runs
+#   TORCH_INDEX_URL  a package index to take torch from: PyTorch has one for CPUs, one for each CUDA
+#   COMPILER         Debian packages that compile kernels when the server starts; may be empty
 
 ARG PYTHON_VERSION=3.12
 
@@ -49,14 +49,13 @@ RUN octavo pull --cache-dir /opt/octavo/builtin \
 
 FROM python:${PYTHON_VERSION}-slim
 
-ARG VARIANT=cpu
-RUN case "$VARIANT" in \
-      cpu) ;; \
-      cuda) apt-get update \
-         && apt-get install --yes --no-install-recommends gcc libc6-dev \
-         && rm -rf /var/lib/apt/lists/* ;; \
-      *) echo "VARIANT is cpu or cuda, not $VARIANT" >&2; exit 1 ;; \
-    esac
+# The CPU kernels are compiled for the CPU that is found, and Triton compiles for the GPU.
+ARG COMPILER=g++
+RUN if [ -n "$COMPILER" ]; then \
+      apt-get update \
+   && apt-get install --yes --no-install-recommends $COMPILER \
+   && rm -rf /var/lib/apt/lists/* /var/cache/apt/*; \
+    fi
 
 # Group 0 may do what the owner may: platforms that choose a random user id keep that group.
 RUN install --directory --owner 1000 --group 0 --mode 0775 /cache

@@ -188,10 +188,12 @@ def test_labels() -> None:
     assert labels[f"{prefix}title"] == "Octavo"
 
 
-def test_an_unknown_variant_is_refused_and_cuda_brings_a_compiler() -> None:
-    [text] = [line for line in arguments("RUN") if "VARIANT" in line]
-    assert re.search(r"cuda\).*install.* gcc libc6-dev", text)
-    assert "exit 1" in text
+def test_a_compiler_is_there_when_the_server_runs() -> None:
+    """For the CPU kernels and for Triton; the package g++ brings gcc and the headers of libc."""
+    assert "COMPILER=g++" in arguments("ARG")
+    [text] = [line for line in arguments("RUN") if "COMPILER" in line]
+    assert "--no-install-recommends $COMPILER" in text
+    assert "rm -rf /var/lib/apt/lists/*" in text
 
 
 def test_compose() -> None:
@@ -210,8 +212,8 @@ def test_compose() -> None:
         assert service["volumes"] == ["octavo-cache:/cache"]
         tag = service["image"].rpartition(":")[2]
         assert tag not in ("", "latest")
-    gpu = services["octavo-gpu"]
-    assert gpu["build"]["args"]["VARIANT"] == "cuda"
+    cpu, gpu = services["octavo-cpu"], services["octavo-gpu"]
+    assert cpu["build"]["args"] != gpu["build"]["args"]
     assert gpu["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
 
 
