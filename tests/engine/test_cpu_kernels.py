@@ -188,7 +188,8 @@ def test_norms_and_silu_are_the_reference_s(
     x, residual = torch.randn(2, num_rows, width).to(dtype)
     weight, gate_up = torch.randn(width).to(dtype), 5 * torch.randn(num_rows, 2 * width).to(dtype)
     kernels.plan(ragged_layout([(0, 1)], 1, 1, 8, 16)[0])  # takes over the number of threads
-    close = dict(rtol=1e-5, atol=1e-5) if dtype == torch.float32 else dict(rtol=2e-2, atol=2e-2)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    close = {"rtol": tolerance, "atol": tolerance}
     normed = kernels.rms_norm(x, weight, 1e-5)
     torch.testing.assert_close(normed, reference.rms_norm(x, weight, 1e-5), **close)
     added = kernels.add_rms_norm(x.clone(), residual.clone(), weight, 1e-5)
