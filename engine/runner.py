@@ -6,6 +6,7 @@ request a row belongs to, and why it runs now, is the scheduler's business.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from engine.models import Model, build_model
 from engine.request import TokenLogprobs
 from engine.sampler import Sampled, SamplingState, prompt_logprobs
 from engine.weights import load_random_weights, load_weights
+
+logger = logging.getLogger("octavo.engine")
 
 # Prompt positions whose logits exist at once: each is a vocabulary's worth of numbers.
 _PROMPT_SLICE = 64
@@ -85,6 +88,7 @@ class ModelRunner:
         checkpoint = open_checkpoint(Path(config.model_path), require_weights=not is_dummy)
         cache_dir = None if config.cache_dir is None else Path(config.cache_dir)
         kernels = select(target.device, target.dtype, cache_dir=cache_dir)
+        logger.info("%s kernels; %s", kernels.describe(), target.reason)
         with torch.inference_mode():
             model = build_model(checkpoint.config, kernels, target.device)
             if is_dummy:
@@ -100,7 +104,7 @@ class ModelRunner:
                 max_model_len=limits.max_model_len,
                 device=str(target.device),
                 dtype=target.dtype_name,
-                kernels=f"{kernels.describe()} ({target.reason})",
+                kernels=kernels.describe(),
                 num_blocks=limits.num_blocks,
                 block_size=limits.block_size,
                 max_num_seqs=limits.max_num_seqs,

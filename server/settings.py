@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(
         default_factory=default_cache_dir,
         validation_alias=AliasChoices("OCTAVO_CACHE", "OCTAVO_CACHE_DIR"),
-        description="Where downloaded models are kept; by default ~/.cache/octavo.",
+        description="Where downloads and built kernels are kept; by default ~/.cache/octavo.",
     )
     model_dirs: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),

@@ -21,19 +21,22 @@ class PackedLinear:
         self.is_packed = weight.device.type == "cpu" and _onednn_supports(weight.dtype)
         self.weight = weight
         self.bias = bias
-        # oneDNN takes another path for a single float32 row, with another order of summation.
-        self.min_rows = 2 if weight.dtype == torch.float32 else 1
         if self.is_packed:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT)
 
     def __call__(self, x: Tensor) -> Tensor:
         if not self.is_packed:
             return F.linear(x, self.weight, self.bias)
-        num_rows = x.shape[0]
-        if num_rows < self.min_rows:
-            x = x.expand(self.min_rows, -1).contiguous()
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return y[:num_rows]
+        if x.shape[0] == 1:
+            # oneDNN takes another path for a single row, with another order of summation.
+            return self._multiply(torch.cat((x, x)))[:1]
+        return self._multiply(x)
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise.default(
+            x, self.weight, self.bias, "none", [], ""
+        )
+        return y
 
 
 def _onednn_supports(dtype: torch.dtype) -> bool:

@@ -1,4 +1,4 @@
-"""The reference kernels against the plainest formulas, on random ragged batches."""
+"""Every set of kernels against the plainest formulas, on random ragged batches."""
 
 from __future__ import annotations
 
@@ -7,50 +7,18 @@ import random
 
 import pytest
 import torch
+from ragged_layout import contexts, ragged_layout
 from torch import Tensor
 
-from engine.attention import Span, StepLayout
 from engine.kernels import select
+from engine.kernels.base import Kernels
 
 CPU = torch.device("cpu")
-KERNELS = select(CPU, torch.float32)
 
 
-def ragged_layout(
-    spans: list[tuple[int, int]], heads: int, kv_heads: int, head_dim: int, block_size: int
-) -> tuple[StepLayout, int]:
-    """A layout of (start, num_tokens) rows with scattered pages; and the number of blocks."""
-    num_blocks_of = [math.ceil((start + n) / block_size) for start, n in spans]
-    order = torch.randperm(sum(num_blocks_of) + 3).tolist()
-    num_blocks, blank = len(order), len(order)
-    tables = torch.full((len(spans), max(num_blocks_of) + 2), blank, dtype=torch.int32)
-    for row, count in enumerate(num_blocks_of):
-        tables[row, :count] = torch.tensor([order.pop() for _ in range(count)])
-    placed, first = [], 0
-    for row, (start, num_tokens) in enumerate(spans):
-        placed.append(Span(row, first, num_tokens, start))
-        first += num_tokens
-    layout = StepLayout(
-        spans=placed,
-        rows=torch.cat([torch.full((s.num_tokens,), s.row) for s in placed]),
-        positions=torch.cat([torch.arange(s.start, s.context_len) for s in placed]),
-        block_tables=tables,
-        blank_block=blank,
-        block_size=block_size,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-    )
-    return layout, num_blocks
-
-
-def contexts(layout: StepLayout, kv: Tensor) -> list[Tensor]:
-    """[2, kv_heads, context_len, head_dim] of each row, read page by page."""
-    result = []
-    for span in layout.spans:
-        pages = [kv[block] for block in layout.block_tables[span.row].tolist()]
-        result.append(torch.cat(pages, dim=2)[:, :, : span.context_len])
-    return result
+@pytest.fixture(params=["reference", "auto"])
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    return select(CPU, torch.float32, request.param)
 
 
 def dense_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -66,7 +34,7 @@ def dense_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_paged_attention(seed: int) -> None:
+def test_paged_attention(kernels: Kernels, seed: int) -> None:
     rng = random.Random(seed)  # noqa: S311
     torch.manual_seed(seed)
     kv_heads, group = rng.choice([(1, 1), (1, 5), (2, 1), (2, 3), (3, 4)])
@@ -81,21 +49,21 @@ def test_paged_attention(seed: int) -> None:
     kv = torch.randn(num_blocks + 1, 2, kv_heads, block_size, head_dim)
     kv[-1] = 0
     q = torch.randn(sum(n for _, n in spans), heads, head_dim)
-    actual = KERNELS.paged_attention(q, kv, KERNELS.plan(layout))
+    actual = kernels.paged_attention(q, kv, kernels.plan(layout))
     for span, (keys, values) in zip(layout.spans, contexts(layout, kv), strict=True):
         tokens = slice(span.first_token, span.first_token + span.num_tokens)
         expected = dense_attention(q[tokens], keys, values)
         torch.testing.assert_close(actual[tokens], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_large_scores_do_not_overflow() -> None:
+def test_large_scores_do_not_overflow(kernels: Kernels) -> None:
     layout, num_blocks = ragged_layout([(299, 1), (0, 300)], 2, 1, 8, 16)
     kv = torch.randn(num_blocks + 1, 2, 1, 16, 8) * 100
     q = torch.randn(301, 2, 8) * 100
-    assert KERNELS.paged_attention(q, kv, KERNELS.plan(layout)).isfinite().all()
+    assert kernels.paged_attention(q, kv, kernels.plan(layout)).isfinite().all()
 
 
-def test_rotary_store_kv() -> None:
+def test_rotary_store_kv(kernels: Kernels) -> None:
     heads, kv_heads, dim = 4, 2, 8
     layout, num_blocks = ragged_layout([(5, 1), (0, 9), (30, 3)], heads, kv_heads, dim, 4)
     kv = torch.zeros(num_blocks + 1, 2, kv_heads, 4, dim)
@@ -108,7 +76,7 @@ def test_rotary_store_kv() -> None:
     first, second = qkv[:, : heads + kv_heads].chunk(2, dim=-1)
     turned = torch.complex(first, second) * torch.polar(torch.ones_like(angles), angles)[:, None]
     expected[:, : heads + kv_heads] = torch.cat((turned.real, turned.imag), dim=-1)
-    q = KERNELS.rotary_store_kv(qkv, table, kv, KERNELS.plan(layout))
+    q = kernels.rotary_store_kv(qkv, table, kv, kernels.plan(layout))
     torch.testing.assert_close(q, expected[:, :heads])
     for span, stored in zip(layout.spans, contexts(layout, kv), strict=True):
         tokens = slice(span.first_token, span.first_token + span.num_tokens)
@@ -117,17 +85,17 @@ def test_rotary_store_kv() -> None:
         assert not stored[:, :, : span.start].any()
 
 
-def test_norms_and_silu() -> None:
+def test_norms_and_silu(kernels: Kernels) -> None:
     x, residual, weight = torch.randn(5, 48), torch.randn(5, 48), torch.randn(48)
     total = x + residual
     expected = total / (total.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
-    torch.testing.assert_close(KERNELS.rms_norm(total.clone(), weight, 1e-5), expected)
-    normed, new_residual = KERNELS.add_rms_norm(x.clone(), residual.clone(), weight, 1e-5)
+    torch.testing.assert_close(kernels.rms_norm(total.clone(), weight, 1e-5), expected)
+    normed, new_residual = kernels.add_rms_norm(x.clone(), residual.clone(), weight, 1e-5)
     torch.testing.assert_close(normed, expected)
     torch.testing.assert_close(new_residual, total)
     gate_up = torch.randn(5, 66)
     gate, up = gate_up[:, :33], gate_up[:, 33:]
-    torch.testing.assert_close(KERNELS.silu_mul(gate_up.clone()), gate * gate.sigmoid() * up)
+    torch.testing.assert_close(kernels.silu_mul(gate_up.clone()), gate * gate.sigmoid() * up)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -171,7 +171,7 @@ def test_info(runner: ModelRunner, tiny: tuple[Path, transformers.PreTrainedMode
     assert (info.device, info.dtype, info.num_blocks) == ("cpu", "float32", 40)
     assert info.max_num_seqs == 40 and info.max_num_batched_tokens == 512
     assert info.max_model_len == 640  # of the model's 1024, what 40 pages hold
-    assert "reference" in info.kernels
+    assert info.kernels.startswith(("C++ (", "plain torch ("))
     assert runner.scheduler_config.num_blocks == 40
 
 

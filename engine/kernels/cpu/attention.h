@@ -54,7 +54,7 @@ struct Workspace {
   std::vector<T> queries, weights;
   std::vector<float> scores, sums, next_sums;
   std::vector<uint32_t> panel;
-  const T* keys[kSegment];
+  const T* keys[kSegment + kColumns];
 
   static Workspace& of_thread() {
     thread_local Workspace workspace;
@@ -106,7 +106,7 @@ struct Attention {
     pages.find_keys(start, start + count, own.keys);
 
     for (int first = 0; first < count; first += kColumns) {
-      pack_keys(own.keys + first, count - first, words, panel);
+      pack_keys(own.keys + first, pages.to_values, count - first, words, panel);
       multiply<T>(rows, (const uint32_t*)queries, words, panel, words, scores + first, kSegment);
     }
     for (int row = 0; row < rows; row++) {

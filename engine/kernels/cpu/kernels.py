@@ -164,9 +164,7 @@ class CpuKernels:
             spans=layout.spans,
             layout=layout,
             step=pointer(step),
-            attended=torch.empty(
-                (num_tokens, layout.num_heads, layout.head_dim), dtype=self.dtype
-            ),
+            attended=torch.empty((num_tokens, layout.num_heads, layout.head_dim), dtype=self.dtype),
         )
 
     def rotary_store_kv(

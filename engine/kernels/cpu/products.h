@@ -45,13 +45,15 @@ void multiply(int rows, const uint32_t* a, int a_stride, const uint32_t* b, int 
 
 // Keys, one per column; missing ones become zeros.
 template <class T>
-void pack_keys(const T* const* keys, int count, int words, uint32_t* b) {
+void pack_keys(const T* const* keys, int64_t to_values, int count, int words, uint32_t* b) {
   for (int column = 0; column < kColumns; column += kLanes)
     for (int first = 0; first < words; first += kLanes) {
       const int num_words = std::min(kLanes, words - first);
       Words tile[kLanes] = {};
       for (int i = 0; i < std::min(kLanes, count - column); i++) {
         const T* from = keys[column + i] + first * kPerWord<T>;
+        __builtin_prefetch(from + to_values);
+        __builtin_prefetch(keys[column + i + kColumns] + first * kPerWord<T>);
         if (num_words == kLanes) tile[i] = load<Words>(from);
         else memcpy(&tile[i], from, num_words * sizeof(uint32_t));
       }

@@ -11,7 +11,7 @@
 #include <type_traits>
 #include <utility>
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -54,7 +54,12 @@ inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec read(const float* from) { return load<Vec>(from); }
 
 inline Vec read(const bf16* from) {
-  return (Vec)(__builtin_convertvector(load<Halves>(from), Words) << 16);
+#if defined(__AVX512F__)
+  const Words words = (Words)_mm512_cvtepu16_epi32(load<__m256i>(from));  // GCC 12 needs telling
+#else
+  const Words words = __builtin_convertvector(load<Halves>(from), Words);
+#endif
+  return (Vec)(words << 16);
 }
 
 inline void write(float* to, Vec v) { store(to, v); }

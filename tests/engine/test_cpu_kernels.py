@@ -1,0 +1,225 @@
+"""The C++ kernels against the reference, and what they promise beyond it.
+
+Where there is no C++ compiler there is nothing to test but that the server does without.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from ragged_layout import ragged_layout
+from torch import Tensor
+
+from engine.attention import StepLayout
+from engine.kernels import select
+from engine.kernels.base import Kernels
+from engine.kernels.cpu import BuildError
+from engine.kernels.cpu.build import openmp_runtimes
+
+CPU = torch.device("cpu")
+BLOCK_SIZE = 16
+DTYPES = [torch.float32, torch.bfloat16]
+# query heads, KV heads, head size
+SHAPES = [(9, 3, 64), (14, 2, 64), (4, 4, 128), (5, 1, 128), (7, 1, 80), (2, 2, 24)]
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    assert isinstance(request.param, torch.dtype)
+    return request.param
+
+
+@pytest.fixture
+def kernels(dtype: torch.dtype) -> Kernels:
+    try:
+        return select(CPU, dtype, "cpu")
+    except BuildError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=[1, 2, 3])
+def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Random rows of `spans` (start, num_tokens). Whatever no token may see is NaN."""
+
+    layout: StepLayout
+    qkv: Tensor
+    cos_sin: Tensor
+    kv: Tensor
+
+    def run(self, kernels: Kernels) -> tuple[Tensor, Tensor]:
+        """Attention of the step's tokens, and the pages afterwards."""
+        plan, kv = kernels.plan(self.layout), self.kv.clone()
+        q = kernels.rotary_store_kv(self.qkv.clone(), self.cos_sin, kv, plan)
+        return kernels.paged_attention(q, kv, plan).clone(), kv
+
+
+def make_step(
+    spans: list[tuple[int, int]], shape: tuple[int, int, int], dtype: torch.dtype
+) -> Step:
+    num_heads, num_kv_heads, head_dim = shape
+    layout, num_blocks = ragged_layout(spans, num_heads, num_kv_heads, head_dim, BLOCK_SIZE)
+    kv = torch.full((num_blocks + 1, 2, num_kv_heads, BLOCK_SIZE, head_dim), torch.nan, dtype=dtype)
+    for span in layout.spans:
+        for position in range(span.start):
+            block = layout.block_tables[span.row, position // BLOCK_SIZE]
+            seen = torch.randn(2, num_kv_heads, head_dim)
+            kv[block, :, :, position % BLOCK_SIZE] = seen.to(dtype)
+    num_tokens = len(layout.rows)
+    qkv = torch.randn(num_tokens, num_heads + 2 * num_kv_heads, head_dim).to(dtype)
+    angles = torch.randn(num_tokens, head_dim // 2)
+    cos, sin = angles.cos(), angles.sin()
+    cos_sin = torch.cat((cos, cos, -sin, sin), -1).view(num_tokens, 2, head_dim)
+    return Step(layout, qkv, cos_sin, kv)
+
+
+def only_row(step: Step, index: int) -> Step:
+    """The same step with one of its rows alone."""
+    span = step.layout.spans[index]
+    tokens = slice(span.first_token, span.first_token + span.num_tokens)
+    layout = StepLayout(
+        spans=[type(span)(span.row, 0, span.num_tokens, span.start)],
+        rows=step.layout.rows[tokens].clone(),
+        positions=step.layout.positions[tokens].clone(),
+        block_tables=step.layout.block_tables,
+        blank_block=step.layout.blank_block,
+        block_size=BLOCK_SIZE,
+        num_heads=step.layout.num_heads,
+        num_kv_heads=step.layout.num_kv_heads,
+        head_dim=step.layout.head_dim,
+    )
+    return Step(layout, step.qkv[tokens], step.cos_sin[tokens], step.kv)
+
+
+def random_spans(rng: random.Random, count: int) -> list[tuple[int, int]]:
+    starts = [0, 1, 15, 16, 17, 100, 255, 256, 257, 511, 700, 1040]
+    lengths = [1, 1, 1, 1, 2, 5, 16, 33, 300]
+    return [(rng.choice(starts), rng.choice(lengths)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_attention_is_the_reference_s(
+    kernels: Kernels, dtype: torch.dtype, shape: tuple[int, int, int]
+) -> None:
+    torch.manual_seed(sum(shape))
+    step = make_step(random_spans(random.Random(sum(shape)), 6), shape, dtype)  # noqa: S311
+    attended, kv = step.run(kernels)
+    # The oracle reads whole pages: it gets zeros where ours gets NaN.
+    clean = Step(step.layout, step.qkv, step.cos_sin, step.kv.nan_to_num(nan=0.0))
+    # In float32, so that bf16 is compared with what it rounds.
+    wide = Step(clean.layout, clean.qkv.float(), clean.cos_sin, clean.kv.float())
+    expected, expected_kv = wide.run(select(CPU, torch.float32, "reference"))
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(attended.float(), expected, rtol=tolerance, atol=tolerance)
+    written = ~kv.isnan()
+    assert torch.equal(written.any(-1), written.all(-1))
+    torch.testing.assert_close(
+        kv.nan_to_num(nan=0.0).float(), expected_kv, rtol=tolerance, atol=tolerance
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_row_alone_is_the_row_among_others(
+    kernels: Kernels, dtype: torch.dtype, shape: tuple[int, int, int], num_threads: int
+) -> None:
+    torch.manual_seed(1)
+    step = make_step(random_spans(random.Random(7), 16), shape, dtype)  # noqa: S311
+    together, _ = step.run(kernels)
+    assert together.isfinite().all()
+    for i, span in enumerate(step.layout.spans):
+        alone, _ = only_row(step, i).run(kernels)
+        assert torch.equal(alone, together[span.first_token : span.first_token + span.num_tokens])
+
+
+def test_threads_and_chunks_change_no_bit(kernels: Kernels, dtype: torch.dtype) -> None:
+    torch.manual_seed(2)
+    before = torch.get_num_threads()
+    step = make_step([(0, 700)], (9, 3, 64), dtype)
+    whole, written = step.run(kernels)
+    filled = Step(step.layout, step.qkv, step.cos_sin, written)
+    try:
+        for num_threads, length in [(1, 700), (2, 1), (2, 7), (3, 48), (2, 699)]:
+            torch.set_num_threads(num_threads)
+            for start in {0, 250 // length * length, (700 - length) // length * length}:
+                chunk = make_chunk(filled, start, length)
+                attended, _ = chunk.run(kernels)
+                assert torch.equal(attended, whole[start : start + length])
+    finally:
+        torch.set_num_threads(before)
+
+
+def make_chunk(step: Step, start: int, length: int) -> Step:
+    """Tokens `start` to `start + length` of a step of one row that begins at position 0."""
+    chunk = only_row(step, 0)
+    tokens = slice(start, start + length)
+    (span,) = chunk.layout.spans
+    layout = StepLayout(
+        spans=[type(span)(span.row, 0, length, start)],
+        rows=chunk.layout.rows[tokens],
+        positions=chunk.layout.positions[tokens],
+        block_tables=chunk.layout.block_tables,
+        blank_block=chunk.layout.blank_block,
+        block_size=BLOCK_SIZE,
+        num_heads=chunk.layout.num_heads,
+        num_kv_heads=chunk.layout.num_kv_heads,
+        head_dim=chunk.layout.head_dim,
+    )
+    return Step(layout, chunk.qkv[tokens], chunk.cos_sin[tokens], chunk.kv)
+
+
+@pytest.mark.parametrize("width", [576, 1536, 40, 33])
+@pytest.mark.parametrize("num_rows", [1, 5, 300])
+def test_norms_and_silu_are_the_reference_s(
+    kernels: Kernels, dtype: torch.dtype, width: int, num_rows: int, num_threads: int
+) -> None:
+    torch.manual_seed(width)
+    reference = select(CPU, dtype, "reference")
+    x, residual = torch.randn(2, num_rows, width).to(dtype)
+    weight, gate_up = torch.randn(width).to(dtype), 5 * torch.randn(num_rows, 2 * width).to(dtype)
+    kernels.plan(ragged_layout([(0, 1)], 1, 1, 8, 16)[0])  # takes over the number of threads
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    close = {"rtol": tolerance, "atol": tolerance}
+    normed = kernels.rms_norm(x, weight, 1e-5)
+    torch.testing.assert_close(normed, reference.rms_norm(x, weight, 1e-5), **close)
+    added = kernels.add_rms_norm(x.clone(), residual.clone(), weight, 1e-5)
+    expected = reference.add_rms_norm(x.clone(), residual.clone(), weight, 1e-5)
+    torch.testing.assert_close(added, expected, **close)
+    gated = kernels.silu_mul(gate_up).clone()
+    torch.testing.assert_close(gated, reference.silu_mul(gate_up.clone()), **close)
+    for row in range(0, num_rows, 37):
+        one = slice(row, row + 1)
+        assert torch.equal(kernels.rms_norm(x[one], weight, 1e-5), normed[one])
+        assert torch.equal(kernels.silu_mul(gate_up[one]), gated[one])
+        alone = kernels.add_rms_norm(x[one].clone(), residual[one].clone(), weight, 1e-5)
+        assert torch.equal(torch.stack(alone)[:, 0], torch.stack(added)[:, row])
+
+
+def test_extremes_stay_what_they_are(kernels: Kernels, dtype: torch.dtype) -> None:
+    gate = torch.tensor([0.0, -0.0, 200.0, -200.0, torch.inf, torch.nan, 1e30], dtype=dtype)
+    gated = kernels.silu_mul(torch.cat((gate, torch.ones_like(gate)))[None])[0]
+    expected = torch.tensor([0.0, 0.0, 200.0, 0.0, torch.inf, torch.nan, 1e30], dtype=dtype)
+    torch.testing.assert_close(gated, expected, rtol=0, atol=1e-30, equal_nan=True)
+    step = make_step([(3, 2), (40, 1)], (2, 1, 64), dtype)
+    step.qkv[2, 0, 5] = torch.nan
+    attended, _ = step.run(kernels)
+    assert attended[2, 0].isnan().all()
+    assert attended[:2].isfinite().all() and attended[2, 1].isfinite().all()
+    large = make_step([(300, 1), (0, 40)], (2, 1, 64), dtype)
+    large.qkv.mul_(1e4)
+    assert large.run(kernels)[0].isfinite().all()
+
+
+def test_torch_and_the_kernels_share_one_pool_of_threads(kernels: Kernels) -> None:
+    assert "C++" in kernels.describe()
+    assert len(openmp_runtimes()) == 1
