@@ -154,7 +154,7 @@ def serve(
         num_warmups = 1 if request_rate is not None else min(max_concurrency or 1, num_prompts)
     if ignore_eos is None:
         ignore_eos = dataset != "text"
-    random = Random(seed)  # noqa: S311
+    random = Random(seed)
     lengths = Lengths(input_len, len_spread), Lengths(output_len, len_spread)
     # Warm-up prompts come from the same draw and are never asked again: they warm no prefix but
     # the shared one.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +31,7 @@ def print_report(console: Console, summary: Summary) -> None:
     ]
     for line in lines:
         _print(console, line)
-    table = Table("ms", header_style="", title_justify="left")
+    table = Table("ms", box=box.SIMPLE, header_style="")
     for name in ("mean", "p50", "p90", "p99"):
         table.add_column(name, justify="right")
     for label, name in _TIMES.items():
