@@ -1,6 +1,6 @@
 """What a streamed token costs the API process: CPU time, with a fake engine and real sockets.
 
-    python benchmarks/http_layer.py [--streams 16 64] [--tokens 256] [--step-ms 20]
+    python benchmarks/http_layer.py [--streams 16 64] [--tokens 256] [--step-ms 10]
 
 The API process is a child of this one and says what it has used (getrusage). Its engine process
 brings a token for each stream in every step. A request's own cost is measured with one-token
@@ -168,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--streams", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--tokens", type=int, default=256, help="of each answer")
-    parser.add_argument("--step-ms", type=float, default=20.0, help="between two tokens")
+    parser.add_argument("--step-ms", type=float, default=10.0, help="between two tokens")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
