@@ -4,7 +4,7 @@
 #   PYTHON           the interpreter that .venv is made from
 #   TORCH_INDEX_URL  a package index to take torch from, such as PyTorch's own with its CPU wheels
 #   MODEL, ARGS      what `make serve` serves and further options of `octavo serve`
-#   BENCH_ARGS       options of benchmarks/streams.py
+#   BENCH_ARGS       options of benchmarks/serving.py and of `octavo bench serve`
 #   PYTEST_ARGS      options of pytest
 
 PYTHON ?= python3
@@ -60,7 +60,7 @@ lint: $(DEV_STAMP)
 	$(BIN)/mypy
 
 bench: $(DEV_STAMP)
-	$(BIN)/python benchmarks/streams.py $(BENCH_ARGS)
+	$(BIN)/python benchmarks/serving.py $(if $(MODEL),--model $(MODEL)) $(BENCH_ARGS)
 
 # A stamp and not the interpreter's file: that exists before pip does, and an interrupted set-up has
 # to be finished by the next one.

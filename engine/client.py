@@ -28,8 +28,8 @@ class OutputStream:
     """What comes for the requests of one call, all choices in one stream. For one reader.
 
     Iterating gives everything that has come since the last time, so a slow reader gets several
-    outputs at once. Giving up one wait (a timeout) loses nothing; leaving `async with` aborts
-    whatever is unfinished, which covers cancellation and disconnects.
+    outputs at once. Giving up one wait (`interrupt`, a timeout) loses nothing; leaving `async with`
+    aborts whatever is unfinished, which covers cancellation and disconnects.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class OutputStream:
         return self
 
     async def __anext__(self) -> list[ChoiceOutput]:
-        """Never empty. Ends when every choice has finished. Raises EngineDeadError."""
+        """Never empty. Ends when every choice has finished. Raises EngineDeadError, TimeoutError."""
         while not self._queue:
             if self._failure is not None:
                 raise EngineDeadError(self._failure)
@@ -88,6 +88,12 @@ class OutputStream:
         self._on_abort(request_id, index)
         if not self._open:
             self._wake()
+
+    def interrupt(self) -> None:
+        """Make the reader raise TimeoutError if it waits. Costs nothing where it is not used, as a
+        timeout around each wait would."""
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_exception(TimeoutError())
 
     def close(self) -> None:
         """Abort everything unfinished and drop what was not read. May be called again."""

@@ -47,6 +47,11 @@ LAYERS = {
     # The client is a distribution of its own and knows nothing of ours.
     "octavo_client": layer(others="httpx pydantic typing_extensions"),
     "octavo_client.cli": layer("octavo_client", "click rich"),
+    "octavo_client.options": layer("octavo_client", "click"),
+    "octavo_client.complete": layer("octavo_client", "click"),
+    "octavo_client.bench": layer("octavo_client", "httpx"),
+    "octavo_client.bench.report": layer("octavo_client", "rich"),
+    "octavo_client.bench.command": layer("octavo_client", "click rich"),
     "octavo_client.__main__": layer("octavo_client"),
     # The server sees the engine's facade and nothing behind it.
     "server": layer("engine.", f"{WEB} tiktoken tokenizers"),
@@ -97,8 +102,10 @@ LAYERS = {
 }
 
 # Where a module is chosen by name: the child's entry, and the registries. And huggingface_hub,
-# which takes long to import and is needed for models of the hub alone.
+# which takes long to import and is needed for models of the hub alone, as the client's httpx and pydantic are
+# not needed for the help of its command.
 LATE_IMPORTS = (
+    "octavo_client.",
     "engine.process",
     "engine.kernels.",
     "engine.models.",

@@ -7,8 +7,10 @@ shape. ASCII only: some clients split lines at every Unicode line break.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
 
 import msgspec
 
@@ -16,6 +18,7 @@ from server.completion.choice import Piece
 from server.completion.logprobs import Logprobs
 
 DONE = "data: [DONE]\n\n"
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _FINISH = {None: "null", "stop": '"stop"', "length": '"length"'}
 
 
@@ -62,13 +65,19 @@ class ChunkWriter:
 def _choice(piece: Piece) -> str:
     logprobs = "null" if piece.logprobs is None else _logprobs(piece.logprobs)
     return (
-        f'{{"text":{json.dumps(piece.text)},"index":{piece.index},"logprobs":{logprobs},'
+        f'{{"text":{encode_basestring_ascii(piece.text)},"index":{piece.index},"logprobs":{logprobs},'
         f'"finish_reason":{_FINISH[piece.finish_reason]}}}'
     )
 
 
 def _logprobs(logprobs: Logprobs) -> str:
-    return json.dumps(msgspec.to_builtins(logprobs), separators=(",", ":"), allow_nan=False)
+    text = msgspec.json.encode(logprobs).decode()
+    # Outside of strings JSON is ASCII already, so what is not stands where an escape may stand.
+    return text if text.isascii() else _NOT_ASCII.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return encode_basestring_ascii(match[0])[1:-1]
 
 
 def _usage(usage: str | None) -> str:

@@ -85,6 +85,10 @@ class Completion:
     ) -> None:
         self._stream.close()
 
+    def interrupt(self) -> None:
+        """Make the wait for the next pieces, if there is one, raise TimeoutError; nothing is lost."""
+        self._stream.interrupt()
+
     def __aiter__(self) -> Self:
         return self
 

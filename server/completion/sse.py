@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from contextlib import closing
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -49,30 +51,32 @@ class EventStream(Response):
         await unless_disconnected(receive, self._run(send))
 
     async def _run(self, send: Send) -> None:
-        async with self._completion:
-            events = await self._next_events()  # an error here is answered with a status
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": self.status_code,
-                    "headers": self.raw_headers,
-                }
-            )
-            end = DONE
-            while events:
-                await send(_body(events, more=True))
-                try:
-                    events = await self._next_events()
-                except Exception as exc:
-                    end = _error_event(exc) + DONE
-                    break
-            await send(_body(end, more=False))
+        silence = SilenceTimer(self._keep_alive_seconds, self._completion.interrupt)
+        with closing(silence):
+            async with self._completion:
+                events = await self._next_events()  # an error here is answered with a status
+                await send(
+                    {
+                        "type": "http.response.start",
+                        "status": self.status_code,
+                        "headers": self.raw_headers,
+                    }
+                )
+                end = DONE
+                while events:
+                    await send(_body(events, more=True))
+                    silence.end()
+                    try:
+                        events = await self._next_events()
+                    except Exception as exc:
+                        end = _error_event(exc) + DONE
+                        break
+                await send(_body(end, more=False))
 
     async def _next_events(self) -> str:
         """What has come since the last time, as events. "" after the end."""
         try:
-            async with asyncio.timeout(self._keep_alive_seconds):
-                pieces = await anext(self._completion)
+            pieces = await anext(self._completion)
         except TimeoutError:
             return _KEEP_ALIVE
         except StopAsyncIteration:
@@ -89,6 +93,35 @@ class EventStream(Response):
             return ""
         self._include_usage = False
         return self._writer.usage_event(self._completion.usage.json())
+
+
+class SilenceTimer:
+    """Calls `on_silence` whenever `seconds` have passed without a call of `end`.
+
+    `end` is called for every event and only reads the clock: a timer of the event loop is set when
+    the last one has gone off, not each time.
+    """
+
+    def __init__(self, seconds: float, on_silence: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._seconds = seconds
+        self._on_silence = on_silence
+        self._since = self._loop.time()
+        self._timer = self._loop.call_later(seconds, self._look)
+
+    def end(self) -> None:
+        """The silence is over; the next one begins."""
+        self._since = self._loop.time()
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if now >= self._since + self._seconds:
+            self._since = now
+            self._on_silence()
+        self._timer = self._loop.call_at(self._since + self._seconds, self._look)
 
 
 def _error_event(exc: Exception) -> str:

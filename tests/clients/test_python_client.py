@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -205,11 +207,23 @@ def test_a_client_of_the_callers_own_stays_open(server: FaultServer) -> None:
         assert not http.is_closed
 
 
-def test_public_names_are_listed() -> None:
-    public = {
-        name
-        for name, value in vars(octavo_client).items()
-        if getattr(value, "__module__", "").startswith("octavo_client.")
-    }
-    assert public == set(octavo_client.__all__)
-    assert octavo_client.__all__ == sorted(octavo_client.__all__)
+def test_public_names_are_listed_and_there() -> None:
+    tree = ast.parse(Path(octavo_client.__file__).read_text())
+    imported = [
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("octavo_client.")
+        for alias in node.names
+    ]
+    assert sorted(imported) == octavo_client.__all__ == sorted(octavo_client.__all__)
+    for name in octavo_client.__all__:
+        assert getattr(octavo_client, name).__module__.startswith("octavo_client.")
+        assert name in dir(octavo_client)
+    with pytest.raises(AttributeError, match="Nonsense"):
+        octavo_client.Nonsense  # noqa: B018
+
+
+def test_a_host_alone_is_the_address_of_the_first_version() -> None:
+    for url in ("http://other:1", "http://other:1/"):
+        with Client(url) as client:
+            assert client.base_url == "http://other:1/v1"

@@ -30,10 +30,12 @@ class ClientConfig:
     def resolve(
         base_url: str | None, api_key: str | None, timeout: float | httpx.Timeout | None
     ) -> ClientConfig:
-        """`ValueError` for a URL without http or https."""
+        """A URL of a host alone gets `/v1`. `ValueError` for one without http or https."""
         url = (base_url or os.environ.get("OCTAVO_BASE_URL") or DEFAULT_BASE_URL).rstrip("/")
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"base_url has to start with http:// or https://, not {url!r}")
+        if "/" not in url.partition("://")[2]:
+            url += "/v1"
         key = api_key or os.environ.get("OCTAVO_API_KEY")
         headers = {"User-Agent": f"octavo-client/{_version()}"}
         if key:

@@ -13,6 +13,7 @@ from typing_extensions import Required, TypedDict
 
 class StreamOptions(TypedDict, total=False):
     include_usage: bool
+    continuous_usage_stats: bool
 
 
 class CompletionParams(TypedDict, total=False):

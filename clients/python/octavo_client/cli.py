@@ -1,28 +1,49 @@
 """The command `octavo`: a group whose commands come from here and from other distributions.
 
-Whoever has a command registers it in the entry-point group `octavo.commands`. Such a module is
-imported when its command is asked for, not before: `octavo --help` needs none of them. Knows
-nothing of what the commands do.
+Whoever has a command registers it in the entry-point group `octavo.commands`. A command's module is
+imported when the command is asked for, not before: `octavo --help` needs none of them. Knows
+nothing of what the commands do, but how their failures end the process.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import EntryPoint, entry_points
 
 import click
 
-ENTRY_POINT_GROUP = "octavo.commands"
+from octavo_client._errors import APIError
 
-# The server's commands in a line each, so that listing them does not import the server.
-SERVER_COMMANDS = {
+ENTRY_POINT_GROUP = "octavo.commands"
+EXIT_INTERRUPTED = 130
+
+# This distribution's own, found without its being installed.
+OWN_COMMANDS = {
+    "bench": "octavo_client.bench.command:bench",
+    "complete": "octavo_client.complete:complete",
+}
+# A line each, so that listing the commands does not import them.
+SUMMARIES = {
+    "bench": "Measure a server.",
+    "complete": "Complete a prompt.",
     "models": "List the models on this machine.",
     "pull": "Download a model.",
     "serve": "Serve a model over HTTP.",
 }
+SERVER_COMMANDS = {"models", "pull", "serve"}
 
 
 class LazyGroup(click.Group):
     """A group that finds further commands as entry points and loads each on first use."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; what the server or the user stops ends in one line, not a traceback."""
+        try:
+            return super().invoke(ctx)
+        except APIError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            sys.exit(EXIT_INTERRUPTED)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *_registered()})
@@ -51,14 +72,15 @@ class LazyGroup(click.Group):
             else:
                 dist = registered[name].dist
                 source = f"Comes from {dist.name}." if dist else ""
-                rows.append((name, SERVER_COMMANDS.get(name, source)))
+                rows.append((name, SUMMARIES.get(name, source)))
         if rows:
             with formatter.section("Commands"):
                 formatter.write_dl(rows)
 
 
 def _registered() -> dict[str, EntryPoint]:
-    return {entry_point.name: entry_point for entry_point in entry_points(group=ENTRY_POINT_GROUP)}
+    own = [EntryPoint(*item, ENTRY_POINT_GROUP) for item in OWN_COMMANDS.items()]
+    return {found.name: found for found in [*entry_points(group=ENTRY_POINT_GROUP), *own]}
 
 
 def _load(entry_point: EntryPoint) -> click.Command:
