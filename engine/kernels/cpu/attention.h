@@ -54,7 +54,7 @@ struct Workspace {
   std::vector<T> queries, weights;
   std::vector<float> scores, sums, next_sums;
   std::vector<uint32_t> panel;
-  const T* keys[kSegment + kColumns];
+  const T* keys[kSegment + kColumns] = {};  // see pack_keys for the last ones
 
   static Workspace& of_thread() {
     thread_local Workspace workspace;
@@ -114,7 +114,8 @@ struct Attention {
       softmax(scores + row * kSegment, visible, count, weights + row * kSegment, result, row);
     }
     for (int first = 0; first < s.head_dim; first += kColumns) {
-      pack_values(own.keys, pages.to_values + first, count, s.head_dim - first, panel);
+      pack_values(own.keys, pages.to_values + first, s.block_size * s.head_dim + first, count,
+                  s.head_dim - first, panel);
       multiply<T>(rows, (const uint32_t*)weights, position_words, panel,
                   (count + kPerWord<T> - 1) / kPerWord<T>, result.output(0) + first,
                   Partial::row_size(width));
