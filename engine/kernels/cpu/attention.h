@@ -1,7 +1,7 @@
 // Causal attention over pages, for every mix of prompt chunks and single tokens.
 //
-// The context is cut at fixed positions and its parts are merged from first to last, so that a row's
-// result depends on nothing but its own context. Two products a part: scores, then weighted values.
+// The context is cut at fixed positions and its parts are merged from first to last: a row's result
+// depends on nothing but its own context. Two products a part: scores, then weighted values.
 
 #pragma once
 
@@ -169,6 +169,9 @@ struct Attention {
     const int64_t num_items = int64_t(s.num_tiles) * s.num_kv_heads;
     const bool by_segment = num_threads > 1 && num_items < 4 * num_threads && most_segments > 1;
 
+    // A tile's KV heads share pages; the tiles of a prompt have ever longer contexts.
+    const int64_t share = s.num_tiles < num_threads ? 1 : s.num_kv_heads;
+
     static std::vector<float> shared;
     float* parts = by_segment ? at_least(shared, num_items * most_segments * most_sums) : nullptr;
     const auto part = [=](int64_t item, int segment) {
@@ -199,7 +202,7 @@ struct Attention {
         merge(sums, next, num_rows(tile));
       }
       finish(tile, kv_head, sums);
-    });
+    }, share);
   }
 };
 

@@ -75,8 +75,8 @@ void pack_keys(const T* const* keys, int64_t to_values, int count, int words, ui
     }
 }
 
-// Values, one per row (float) or two (bf16), `width` numbers of each and then zeros. The keys of the
-// next head are wanted next.
+// Values, one per row (float) or two (bf16), `width` numbers of each and then zeros. The keys of
+// the next head are wanted next.
 template <class T>
 void pack_values(const T* const* keys, int64_t to_values, int64_t to_next, int count, int width,
                  uint32_t* b) {
