@@ -41,7 +41,10 @@ class Kernels(Protocol):
         """(rms_norm(x + residual), x + residual); both inputs may be overwritten."""
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
-        """silu(gate) * up, from [num_tokens, 2 * width] to [num_tokens, width]."""
+        """silu(gate) * up, from [num_tokens, 2 * width] to [num_tokens, width].
+
+        The next call may overwrite the result.
+        """
 
     def plan(self, layout: StepLayout) -> AttentionPlan:
         """Prepare, once per step, what every layer's attention needs."""
@@ -60,4 +63,5 @@ class Kernels(Protocol):
         """Causal attention of q [num_tokens, heads, head_dim] over its rows' pages; same shape.
 
         Every mix of prompt chunks and single tokens; query heads share KV heads in equal groups.
+        The next call with this plan may overwrite the result.
         """

@@ -1,7 +1,7 @@
 // Causal attention over pages, for every mix of prompt chunks and single tokens.
 //
-// The context is cut at fixed positions and its parts are merged from first to last, so that a row's
-// result depends on nothing but its own context. Two products a part: scores, then weighted values.
+// The context is cut at fixed positions and its parts are merged from first to last: a row's result
+// depends on nothing but its own context. Two products a part: scores, then weighted values.
 
 #pragma once
 
@@ -54,7 +54,7 @@ struct Workspace {
   std::vector<T> queries, weights;
   std::vector<float> scores, sums, next_sums;
   std::vector<uint32_t> panel;
-  const T* keys[kSegment + kColumns];
+  const T* keys[kSegment + kColumns] = {};  // see pack_keys for the last ones
 
   static Workspace& of_thread() {
     thread_local Workspace workspace;
@@ -114,7 +114,8 @@ struct Attention {
       softmax(scores + row * kSegment, visible, count, weights + row * kSegment, result, row);
     }
     for (int first = 0; first < s.head_dim; first += kColumns) {
-      pack_values(own.keys, pages.to_values + first, count, s.head_dim - first, panel);
+      pack_values(own.keys, pages.to_values + first, s.block_size * s.head_dim + first, count,
+                  s.head_dim - first, panel);
       multiply<T>(rows, (const uint32_t*)weights, position_words, panel,
                   (count + kPerWord<T> - 1) / kPerWord<T>, result.output(0) + first,
                   Partial::row_size(width));
@@ -168,6 +169,9 @@ struct Attention {
     const int64_t num_items = int64_t(s.num_tiles) * s.num_kv_heads;
     const bool by_segment = num_threads > 1 && num_items < 4 * num_threads && most_segments > 1;
 
+    // A tile's KV heads share pages; the tiles of a prompt have ever longer contexts.
+    const int64_t share = s.num_tiles < num_threads ? 1 : s.num_kv_heads;
+
     static std::vector<float> shared;
     float* parts = by_segment ? at_least(shared, num_items * most_segments * most_sums) : nullptr;
     const auto part = [=](int64_t item, int segment) {
@@ -198,7 +202,7 @@ struct Attention {
         merge(sums, next, num_rows(tile));
       }
       finish(tile, kv_head, sums);
-    });
+    }, share);
   }
 };
 

@@ -123,6 +123,8 @@ extern "C" const char* instruction_set() {
   return "AVX2";
 #elif defined(__ARM_NEON)
   return "NEON";
+#elif defined(__SSE2__)
+  return "SSE2";
 #else
   return "no vector instructions";
 #endif

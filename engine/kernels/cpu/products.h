@@ -14,6 +14,7 @@ namespace {
 // Rows and columns of a product for which the sums stay in registers.
 constexpr int kRows = 4;
 constexpr int kColumns = kLanes * kVectors;
+constexpr int kCacheLine = 64;
 
 template <class T>
 constexpr int kPerWord = sizeof(uint32_t) / sizeof(T);
@@ -43,38 +44,59 @@ void multiply(int rows, const uint32_t* a, int a_stride, const uint32_t* b, int 
   if (rows == 1) multiply_rows<T, 1>(a, a_stride, b, words, c, c_stride);
 }
 
-// Keys, one per column; missing ones become zeros.
+// Panels of keys and values of some positions, which lie scattered over pages. What is wanted soon
+// after them is fetched from memory meanwhile.
+
+// Keys, one per column; those past `count` become zeros. Their values are wanted next, and the keys
+// of the next panel: `keys` holds kColumns more addresses, which need not be valid.
 template <class T>
 void pack_keys(const T* const* keys, int64_t to_values, int count, int words, uint32_t* b) {
   for (int column = 0; column < kColumns; column += kLanes)
     for (int first = 0; first < words; first += kLanes) {
-      const int num_words = std::min(kLanes, words - first);
-      Words tile[kLanes] = {};
-      for (int i = 0; i < std::min(kLanes, count - column); i++) {
-        const T* from = keys[column + i] + first * kPerWord<T>;
-        __builtin_prefetch(from + to_values);
-        __builtin_prefetch(keys[column + i + kColumns] + first * kPerWord<T>);
-        if (num_words == kLanes) tile[i] = load<Words>(from);
-        else memcpy(&tile[i], from, num_words * sizeof(uint32_t));
+      const int at = first * kPerWord<T>, num_words = std::min(kLanes, words - first);
+      const int num_keys = std::min(kLanes, count - column);
+      Words tile[kLanes];
+      if (num_keys == kLanes && num_words == kLanes) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; i++) {
+          const T* from = keys[column + i] + at;
+          tile[i] = load<Words>(from);
+          __builtin_prefetch(from + to_values);
+          __builtin_prefetch(keys[column + i + kColumns] + at);
+        }
+      } else {
+        memset(tile, 0, sizeof tile);
+        for (int i = 0; i < num_keys; i++) memcpy(&tile[i], keys[column + i] + at, num_words * 4);
       }
       transpose(tile);
-      for (int i = 0; i < num_words; i++) store(b + (first + i) * kColumns + column, tile[i]);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; i++)
+        if (i < num_words) store(b + (first + i) * kColumns + column, tile[i]);
     }
 }
 
-// Values, one per row (float) or two (bf16), `width` <= kColumns numbers of each; the rest zeros.
+// Values, one per row (float) or two (bf16), `width` numbers of each and then zeros. The keys of
+// the next head are wanted next.
 template <class T>
-void pack_values(const T* const* keys, int64_t to_values, int count, int width, uint32_t* b) {
-  for (int i = 0; i < count; i += kPerWord<T>, b += kColumns)
-    for (int column = 0; column < kColumns; column += kLanes) {
-      const int left = std::max(0, width - column);
-      Words words = (Words)read(keys[i] + to_values + column, left);
-      if constexpr (kPerWord<T> == 2) {
-        words >>= 16;
-        if (i + 1 < count) words |= (Words)read(keys[i + 1] + to_values + column, left);
-      }
-      store(b + column, words);
+void pack_values(const T* const* keys, int64_t to_values, int64_t to_next, int count, int width,
+                 uint32_t* b) {
+  static const T zeros[kColumns] = {};
+  T parts[kPerWord<T>][kColumns] = {};
+  for (int i = 0; i < count; i += kPerWord<T>, b += kColumns) {
+    const T* rows[kPerWord<T>];
+    for (int j = 0; j < kPerWord<T>; j++) {
+      rows[j] = i + j < count ? keys[i + j] + to_values : zeros;
+      for (int at = 0; at < kColumns && i + j < count; at += kCacheLine / sizeof(T))
+        __builtin_prefetch(keys[i + j] + to_next + at);
+      if (width < kColumns) rows[j] = (const T*)memcpy(parts[j], rows[j], width * sizeof(T));
     }
+#pragma GCC unroll 4
+    for (int column = 0; column < kColumns; column += kLanes)
+      if constexpr (kPerWord<T> == 1)
+        store(b + column, read(rows[0] + column));
+      else
+        store(b + column, widen(rows[0] + column) | widen(rows[1] + column) << 16);
+  }
 }
 
 }  // namespace

@@ -24,14 +24,15 @@ struct Step {
 
 namespace {
 
-// body(0) to body(count - 1), in any order.
+// body(0) to body(count - 1), in any order. The threads take `share` of them in turn, 0: once.
 template <class Body>
-void parallel(int64_t count, int num_threads, const Body& body) {
+void parallel(int64_t count, int num_threads, const Body& body, int64_t share = 0) {
   if (num_threads <= 1 || count <= 1) {
     for (int64_t i = 0; i < count; i++) body(i);
     return;
   }
-#pragma omp parallel for schedule(static) num_threads(num_threads)
+  if (share == 0) share = (count + num_threads - 1) / num_threads;
+#pragma omp parallel for schedule(static, share) num_threads(num_threads)
   for (int64_t i = 0; i < count; i++) body(i);
 }
 

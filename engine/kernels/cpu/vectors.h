@@ -53,14 +53,15 @@ inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 
 inline Vec read(const float* from) { return load<Vec>(from); }
 
-inline Vec read(const bf16* from) {
+inline Words widen(const bf16* from) {
 #if defined(__AVX512F__)
-  const Words words = (Words)_mm512_cvtepu16_epi32(load<__m256i>(from));  // GCC 12 needs telling
+  return (Words)_mm512_cvtepu16_epi32(load<__m256i>(from));  // GCC 12 needs telling
 #else
-  const Words words = __builtin_convertvector(load<Halves>(from), Words);
+  return __builtin_convertvector(load<Halves>(from), Words);
 #endif
-  return (Vec)(words << 16);
 }
+
+inline Vec read(const bf16* from) { return (Vec)(widen(from) << 16); }
 
 inline void write(float* to, Vec v) { store(to, v); }
 
@@ -144,13 +145,16 @@ inline Words zip(Words a, Words b, std::index_sequence<I...>) {
 inline void transpose(Words (&rows)[kLanes]) {
   constexpr int kHalf = kLanes / 2;
   constexpr auto lanes = std::make_index_sequence<kLanes>();
+#pragma GCC unroll 4
   for (int turned = 1; turned < kLanes; turned *= 2) {
     Words zipped[kLanes];
+#pragma GCC unroll 8
     for (int i = 0; i < kHalf; i++) {
       zipped[2 * i] = zip<0>(rows[i], rows[i + kHalf], lanes);
       zipped[2 * i + 1] = zip<kHalf>(rows[i], rows[i + kHalf], lanes);
     }
-    memcpy(rows, zipped, sizeof zipped);
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; i++) rows[i] = zipped[i];
   }
 }
 
