@@ -102,8 +102,8 @@ LAYERS = {
 }
 
 # Where a module is chosen by name: the child's entry, and the registries. And huggingface_hub,
-# which takes long to import and is needed for models of the hub alone, as the client's httpx and pydantic are
-# not needed for the help of its command.
+# which takes long to import and is needed for models of the hub alone; the client's httpx and
+# pydantic are not needed for the help of its command.
 LATE_IMPORTS = (
     "octavo_client.",
     "engine.process",

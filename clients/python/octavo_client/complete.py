@@ -129,8 +129,9 @@ def _print_stream(
                     click.echo(chunk.model_dump_json(exclude_unset=True))
                     continue
                 for choice in chunk.choices:
+                    if choice.text:  # noted first: an interrupt may come right after the write
+                        ends_line = choice.text.endswith("\n")
                     click.echo(choice.text, nl=False)
-                    ends_line = choice.text.endswith("\n") if choice.text else ends_line
     finally:
         if not ends_line:
             click.echo()  # also before an error's line, which must not be glued to the text
