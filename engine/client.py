@@ -46,7 +46,7 @@ class OutputStream:
         return self
 
     async def __anext__(self) -> list[ChoiceOutput]:
-        """Never empty. Ends when every choice has finished. Raises EngineDeadError, TimeoutError."""
+        """Never empty; ends when all choices have. Raises EngineDeadError, TimeoutError."""
         while not self._queue:
             if self._failure is not None:
                 raise EngineDeadError(self._failure)
