@@ -46,7 +46,8 @@ class OutputStream:
         return self
 
     async def __anext__(self) -> list[ChoiceOutput]:
-        """Never empty; ends when all choices have. Raises EngineDeadError, TimeoutError."""
+        """Never empty. Ends when every choice has finished. Raises EngineDeadError, and
+        TimeoutError when interrupted."""
         while not self._queue:
             if self._failure is not None:
                 raise EngineDeadError(self._failure)
@@ -90,8 +91,8 @@ class OutputStream:
             self._wake()
 
     def interrupt(self) -> None:
-        """Make the reader raise TimeoutError if it waits. Costs nothing where it is not used, as a
-        timeout around each wait would."""
+        """Make the reader raise TimeoutError if it waits. A timeout around every wait would be paid
+        for by each token."""
         if self._reader is not None and not self._reader.done():
             self._reader.set_exception(TimeoutError())
 

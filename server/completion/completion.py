@@ -86,7 +86,7 @@ class Completion:
         self._stream.close()
 
     def interrupt(self) -> None:
-        """Let a wait for the next pieces end with TimeoutError; nothing is lost."""
+        """Make a wait for the next pieces, if there is one, raise TimeoutError. Loses nothing."""
         self._stream.interrupt()
 
     def __aiter__(self) -> Self:

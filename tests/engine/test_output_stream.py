@@ -107,3 +107,24 @@ async def test_a_finished_stream_does_not_fail() -> None:
     stream.put(ChoiceOutput("a", 0, [1], FinishReason.STOP))
     stream.fail("it died")
     assert await read_all(stream) == {("a", 0): [1]}
+
+
+async def test_an_interrupt_ends_a_wait_and_loses_nothing() -> None:
+    stream, _ = make_stream(make_request("a", [1]))
+    stream.interrupt()  # nobody waits: nothing happens, now or later
+    reader = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    stream.interrupt()
+    stream.put(ChoiceOutput("a", 0, [1]))
+    with pytest.raises(TimeoutError):
+        await reader
+    assert [output.token_ids for output in await anext(stream)] == [[1]]
+
+
+async def test_an_interrupt_comes_too_late_for_a_reader_that_was_woken() -> None:
+    stream, _ = make_stream(make_request("a", [1]))
+    reader = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    stream.put(ChoiceOutput("a", 0, [1]))
+    stream.interrupt()
+    assert [output.token_ids for output in await reader] == [[1]]
