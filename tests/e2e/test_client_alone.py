@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
-import sys
-import time
 import venv
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
+from serve_process import ROOT, octavo_serve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).parent.parent.parent
 ABSENT = ["torch", "fastapi", "numpy", "uvicorn", "tiktoken", "server", "engine"]
 # Nothing of this environment's may leak into the other one.
 CLEAN = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -41,23 +37,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(builtin_model: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "server", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT)
-    try:
-        while True:
-            assert process.poll() is None, "the server ended before it was ready"
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).raise_for_status()
-                break
-            except httpx.HTTPError:
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(60)
+    with octavo_serve() as address:
+        yield address
 
 
 def test_it_brings_nothing_of_the_server(python: Path, tmp_path: Path) -> None:

@@ -6,22 +6,17 @@ Blocks after a line `<!-- tested -->` are run as they stand, but for the server'
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
+from serve_process import ENVIRONMENT, ROOT, octavo_serve
 
-ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
 ADDRESS = "http://127.0.0.1:8000"
-ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'clients/python'}"}
 OCTAVO = [sys.executable, "-m", "octavo_client"]
 
 
@@ -32,27 +27,8 @@ def blocks_to_run(language: str) -> list[str]:
 @pytest.fixture(scope="module")
 def address(builtin_model: Path) -> Iterator[str]:
     """A server started as the README says; `builtin_model` has put its model into the cache."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [*OCTAVO, "serve", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        while not is_healthy(address):
-            assert process.poll() is None, "octavo serve ended before it was ready"
-            time.sleep(0.1)
+    with octavo_serve() as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def is_healthy(address: str) -> bool:
-    try:
-        return httpx.get(f"{address}/health", timeout=5).is_success
-    except httpx.TransportError:
-        return False
 
 
 def run(command: list[str]) -> str:
