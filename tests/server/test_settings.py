@@ -36,6 +36,7 @@ def test_order_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OCTAVO_CACHE", raising=False)
     file = tmp_path / "octavo.toml"
     file.write_text('cache_dir = "/file"\n')
     assert load_settings({}, file).cache_dir == Path("/file")
