@@ -6,6 +6,7 @@ Where there is no C++ compiler there is nothing to test but that the server does
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,7 +18,6 @@ from torch import Tensor
 from engine.attention import StepLayout
 from engine.kernels import select
 from engine.kernels.base import Kernels
-from engine.kernels.cpu import BuildError
 from engine.kernels.cpu.build import openmp_runtimes
 
 CPU = torch.device("cpu")
@@ -35,10 +35,9 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 
 @pytest.fixture
 def kernels(dtype: torch.dtype) -> Kernels:
-    try:
-        return select(CPU, dtype, "cpu")
-    except BuildError as error:
-        pytest.skip(str(error))
+    if not any(map(shutil.which, ("g++", "c++", "clang++"))):
+        pytest.skip("no C++ compiler")  # a compiler that refuses our source is a failure
+    return select(CPU, dtype, "cpu")
 
 
 @pytest.fixture(params=[1, 2, 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,9 @@ def path_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_built_once_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, LOG)
-    try:
-        select(CPU, torch.bfloat16, "cpu", tmp_path)
-    except BuildError as error:
-        pytest.skip(str(error))
+    if not any(map(shutil.which, ("g++", "c++", "clang++"))):
+        pytest.skip("no C++ compiler")  # a compiler that refuses our source is a failure
+    select(CPU, torch.bfloat16, "cpu", tmp_path)
     (built,) = (tmp_path / "kernels").iterdir()
     [message] = caplog.messages
     assert str(built) in message
