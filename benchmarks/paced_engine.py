@@ -79,7 +79,7 @@ class PacedRunner:
         if count is None:
             return None
         top_ids = [(token_id + k) % VOCAB_SIZE for k in range(count)]
-        return [TokenLogprobs(-0.123456, top_ids, [-0.123456 - k for k in range(count)])]
+        return [TokenLogprobs(-0.123456, 1, top_ids, [-0.123456 - k for k in range(count)])]
 
 
 def load(config: EngineConfig, on_progress: Callable[[str, float], None]) -> PacedRunner:

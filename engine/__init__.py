@@ -19,11 +19,19 @@ from engine.client import Engine, EngineClient, OutputStream
 from engine.config import EngineConfig
 from engine.errors import CheckpointError, EngineDeadError, EngineStartError, OctavoError
 from engine.messages import EngineInfo
-from engine.request import ChoiceOutput, FinishReason, Request, SamplingParams, TokenLogprobs
+from engine.request import (
+    BeamSearch,
+    ChoiceOutput,
+    FinishReason,
+    Request,
+    SamplingParams,
+    TokenLogprobs,
+)
 from engine.stats import EngineStats
 
 __all__ = [
     "BUILTIN_MODEL",
+    "BeamSearch",
     "CachedModel",
     "Checkpoint",
     "CheckpointError",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 
 class FinishReason(StrEnum):
@@ -25,7 +26,9 @@ class SamplingParams:
     `seed` fixes the noise: a token is a pure function of (seed, choice index, position, logits).
     `stop_token_ids` end a choice (the server puts the model's end-of-sequence ids here too).
     `logprobs` and `prompt_logprobs` are the number of alternatives wanted; None means none at all,
-    0 means the token's own log-probability only.
+    0 means the token's own log-probability only. `allowed_token_ids` are all that may be drawn,
+    None for any. `bad_words` are token sequences that must not come up in the output: the last
+    token of one is never drawn right after the others.
     """
 
     temperature: float = 1.0
@@ -42,13 +45,31 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BeamSearch:
+    """Keep the `n` best continuations instead of drawing; the choices are they, best first.
+
+    Scores are those of `transformers`: the sum of a continuation's log-probabilities over its
+    length, stop token included, to the power of `length_penalty`. `early_stopping`: True ends as
+    soon as `n` are complete; False when no running one could beat the worst complete one at its
+    present length; "never" when none could at any length.
+    """
+
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """One prompt and the `n` choices wanted for it. `prompt_token_ids` is never empty.
 
-    `cache_salt` separates prefix caches: equal prompts share pages only under an equal salt.
+    `cache_salt` separates prefix caches: equal prompts share pages only under an equal salt. Those
+    of a lower `priority` go first, equals in the order of their arrival. With `beam_search` nothing
+    comes before the end; of `sampling` only lengths, stop tokens and `logprobs` apply.
     """
 
     request_id: str
@@ -56,16 +77,20 @@ class Request:
     sampling: SamplingParams = SamplingParams()
     n: int = 1
     cache_salt: str = ""
+    priority: int = 0
+    beam_search: BeamSearch | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
     """Log-probabilities at one position, of the distribution before any sampling parameter.
 
-    `top_token_ids` and `top_logprobs` run in parallel, best first. All are >= -9999.0.
+    `rank` is the token's own place in the whole vocabulary, 1 for the best. `top_token_ids` and
+    `top_logprobs` run in parallel, best first. All are >= -9999.0.
     """
 
     logprob: float
+    rank: int
     top_token_ids: list[int]
     top_logprobs: list[float]
 

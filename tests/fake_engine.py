@@ -41,7 +41,7 @@ Script = Callable[[Request, int], Sequence[int]]
 def logprobs_of(token_id: int, num_top: int) -> TokenLogprobs:
     """Made-up numbers: the token's own depends on its id, alternatives are the ids after it."""
     top_ids = [(token_id + 1 + k) % 256 for k in range(num_top)]
-    return TokenLogprobs(-token_id / 100, top_ids, [-k - 0.5 for k in range(num_top)])
+    return TokenLogprobs(-token_id / 100, token_id + 1, top_ids, [-k - 0.5 for k in range(num_top)])
 
 
 @dataclass

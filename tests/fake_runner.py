@@ -26,7 +26,7 @@ def _draw(digest: bytes, sampling: SamplingParams, index: int) -> int:
 
 def _logprob(digest: bytes, token_id: int) -> TokenLogprobs:
     key = int.from_bytes(_extend(digest, token_id)[:2], "little")
-    return TokenLogprobs(-key / 65536, [], [])
+    return TokenLogprobs(-key / 65536, 1, [], [])
 
 
 def expected_tokens(request: Request, index: int, max_model_len: int = 10**9) -> list[int]:

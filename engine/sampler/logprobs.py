@@ -21,35 +21,38 @@ _MAX_ELEMENTS = 1 << 22
 
 
 class LogprobTensors(NamedTuple):
-    """`chosen` [num_rows], `top_token_ids` and `top` [num_rows, num_top], best first."""
+    """`chosen`, `ranks` [num_rows]; `top_token_ids`, `top` [num_rows, num_top], best first."""
 
     chosen: Tensor
+    ranks: Tensor
     top_token_ids: Tensor
     top: Tensor
 
 
 def compute_logprobs(logits: Tensor, token_ids: Tensor, num_top: int) -> LogprobTensors:
-    """Log-probability of `token_ids` [num_rows] and of the `num_top` best tokens of each row.
+    """Log-probability and rank of `token_ids` [num_rows], and the `num_top` best of each row.
 
     `logits` [num_rows, vocab] float32, unmodified. NaN counts as -9999.0; whoever drew from the row
     reports it.
     """
     logprobs = torch.log_softmax(logits, dim=-1)
     logprobs = logprobs.nan_to_num_(nan=MIN_LOGPROB).clamp_(min=MIN_LOGPROB)
-    chosen = logprobs.gather(1, token_ids[:, None])[:, 0]
+    chosen = logprobs.gather(1, token_ids[:, None])
+    ranks = (logprobs > chosen).sum(dim=-1) + 1
+    chosen = chosen[:, 0]
     if num_top == 0:
         empty = logprobs[:, :0]
-        return LogprobTensors(chosen, empty.to(torch.int64), empty)
+        return LogprobTensors(chosen, ranks, empty.to(torch.int64), empty)
     drops, top_token_ids = best_tokens(logprobs.abs_(), num_top)
-    return LogprobTensors(chosen, top_token_ids, 0.0 - drops)
+    return LogprobTensors(chosen, ranks, top_token_ids, 0.0 - drops)
 
 
 def to_entries(tensors: LogprobTensors, num_top: list[int]) -> list[TokenLogprobs]:
     """Tensors on the host to one entry for each row, with the first `num_top[i]` alternatives."""
-    columns = (tensors.chosen.tolist(), tensors.top_token_ids.tolist(), tensors.top.tolist())
+    columns = (column.tolist() for column in tensors)
     return [
-        TokenLogprobs(chosen, token_ids[:num], logprobs[:num])
-        for chosen, token_ids, logprobs, num in zip(*columns, num_top, strict=True)
+        TokenLogprobs(chosen, rank, token_ids[:num], logprobs[:num])
+        for chosen, rank, token_ids, logprobs, num in zip(*columns, num_top, strict=True)
     ]
 
 

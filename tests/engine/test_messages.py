@@ -38,7 +38,7 @@ REQUEST = Request(
     n=3,
     cache_salt="key",
 )
-LOGPROBS = TokenLogprobs(-0.25, [4, 5], [-0.25, -9999.0])
+LOGPROBS = TokenLogprobs(-0.25, 1, [4, 5], [-0.25, -9999.0])
 OUTPUT = ChoiceOutput(
     "cmpl-1",
     2,

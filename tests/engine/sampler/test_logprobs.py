@@ -41,7 +41,7 @@ def test_the_target_among_the_best_has_the_same_number() -> None:
 def test_nothing_is_below_the_least_logprob() -> None:
     logits = torch.tensor([[0.0, -math.inf, -1e30, -math.inf]])
     (entry,) = prompt_logprobs(logits, [1], 4)
-    assert entry == TokenLogprobs(-9999.0, [0, 1, 2, 3], [0.0, -9999.0, -9999.0, -9999.0])
+    assert entry == TokenLogprobs(-9999.0, 2, [0, 1, 2, 3], [0.0, -9999.0, -9999.0, -9999.0])
     # JSON would show it as -0.0.
     assert math.copysign(1, entry.top_logprobs[0]) == 1
 

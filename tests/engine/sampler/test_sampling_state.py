@@ -304,4 +304,4 @@ def test_an_empty_launch_and_a_tiny_vocabulary() -> None:
     start(state, 1, SamplingParams(top_p=0.5))
     token_ids, logprobs, _ = state.sample(torch.zeros(2, 1), [0, 1], [3, 3]).wait()
     assert token_ids == [0, 0]
-    assert logprobs == [TokenLogprobs(0.0, [0], [0.0]), None]
+    assert logprobs == [TokenLogprobs(0.0, 1, [0], [0.0]), None]
