@@ -1,8 +1,9 @@
 """Decides what each step computes: who runs, how many tokens of each, who waits, who gives way.
 
 No phases: a sequence has uncomputed tokens, and a step computes some of them under a token budget.
-Oldest first; out of pages, the youngest is preempted and computed again later. May be asked for
-the next step before the results of the last one are known. Standard library only.
+First in `Sequence.order` goes first: lower priority numbers, then the older. Out of pages, the last
+in that order is preempted and computed again later; nobody is preempted merely to let another in.
+May be asked for the next step before the results of the last one are known. Standard library only.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ class _Reuse(NamedTuple):
     copy_from: int | None = None
 
 
-def _arrival(sequence: Sequence) -> int:
-    return sequence.arrival
+def _order(sequence: Sequence) -> tuple[int, int]:
+    return sequence.order
 
 
 class Scheduler:
-    """Keeps all unfinished sequences in two lists by age: `waiting` and `running`."""
+    """Keeps all unfinished sequences in two lists, in order: `waiting` and `running`."""
 
     def __init__(self, config: SchedulerConfig) -> None:
         assert config.max_model_len <= config.num_blocks * config.block_size, (
@@ -64,7 +65,8 @@ class Scheduler:
         sequences = [first, *others]
         self._num_arrivals += request.n
         self._sequences[request.request_id] = sequences
-        self.waiting.extend(sequences)
+        for sequence in sequences:
+            insort(self.waiting, sequence, key=_order)
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         """End a request or one choice of it, without an output. Unknown ones are ignored."""
@@ -116,7 +118,7 @@ class Scheduler:
         for sequence in self.waiting:
             assert sequence in self._releasing or not sequence.block_ids, "a waiting owner of pages"
         for queue in (self.waiting, self.running):
-            assert queue == sorted(queue, key=_arrival), "a queue is out of order"
+            assert queue == sorted(queue, key=_order), "a queue is out of order"
         unfinished = {s for sequences in self._sequences.values() for s in sequences}
         assert unfinished == {*self.waiting, *self.running}, "a sequence is in no queue"
         self.prefix_cache.check_integrity(self.running)
@@ -124,7 +126,7 @@ class Scheduler:
     # The plan of a step
 
     def _share_budget(self) -> dict[Sequence, int]:
-        """Tokens for each running sequence: single ones before long ones, then oldest first."""
+        """Tokens for each running sequence: single ones before long ones, then in order."""
         budget = self.config.max_num_batched_tokens
         counts: dict[Sequence, int] = {}
         ready = [sequence for sequence in self.running if self._can_advance(sequence)]
@@ -145,14 +147,14 @@ class Scheduler:
         return sequence.num_uncomputed_tokens > 0 and not (is_full and prompt_is_computed)
 
     def _reserve_blocks(self, counts: dict[Sequence, int]) -> bool:
-        """Give each planned sequence its blocks, oldest first, preempting the youngest for them.
+        """Give each planned sequence its blocks, in order, preempting the last one for them.
 
         False when blocks were short: then nobody new is let in.
         """
         enough = True
-        for sequence in sorted(counts, key=_arrival):
+        for sequence in sorted(counts, key=_order):
             if sequence not in counts:
-                continue  # preempted for an older one
+                continue  # preempted for one before it
             needed = self._num_blocks(sequence.num_computed_tokens + counts[sequence])
             needed -= len(sequence.block_ids)
             while (block_ids := self.pool.allocate(needed)) is None:
@@ -171,7 +173,7 @@ class Scheduler:
         return enough
 
     def _admit(self, batch: Batch, counts: dict[Sequence, int]) -> None:
-        """Let waiting sequences in, oldest first, while tokens, rows and blocks last."""
+        """Let waiting sequences in, in order, while tokens, rows and blocks last."""
         budget = self.config.max_num_batched_tokens - sum(counts.values())
         if not self.waiting or budget <= 0 or not self._free_rows:
             return
@@ -230,7 +232,7 @@ class Scheduler:
         sequence.num_registered_blocks = num_shared
         sequence.row = self._free_rows.pop()
         self.waiting.remove(sequence)
-        insort(self.running, sequence, key=_arrival)
+        insort(self.running, sequence, key=_order)
         self.prefix_cache.claim(sequence)
         batch.starts.append(
             RowStart(
@@ -330,7 +332,7 @@ class Scheduler:
         """Back to waiting, to be computed again; late results of a launch still count."""
         self.num_preemptions += 1
         self._leave(sequence, self.running)
-        insort(self.waiting, sequence, key=_arrival)
+        insort(self.waiting, sequence, key=_order)
 
     def _finish(self, sequence: Sequence, finish_reason: FinishReason) -> None:
         sequence.finish_reason = finish_reason

@@ -13,7 +13,8 @@ from engine.request import FinishReason, Request, SamplingParams, TokenLogprobs
 
 
 class Sequence:
-    """Choice `index` of `request`. `arrival` orders sequences by age, choices in order.
+    """Choice `index` of `request`. `order` says who goes first: the lower priority number, then the
+    older one (`arrival` counts sequences, choices in order).
 
     `parent` is the choice that computes the prompt for this one, None for choice 0.
     """
@@ -23,7 +24,7 @@ class Sequence:
     ) -> None:
         self.request = request
         self.index = index
-        self.arrival = arrival
+        self.order = (request.priority, arrival)
         self.parent = parent
         self.output_token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None

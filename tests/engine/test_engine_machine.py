@@ -60,6 +60,7 @@ class EngineMachine(RuleBasedStateMachine):
         prompt_logprobs=st.sampled_from([None, None, 0]),
         logprobs=st.sampled_from([None, 2]),
         cache_salt=st.sampled_from(["", "", "other"]),
+        priority=st.sampled_from([0, 0, -1, 1]),
     )
     def add(
         self,
@@ -71,6 +72,7 @@ class EngineMachine(RuleBasedStateMachine):
         prompt_logprobs: int | None,
         logprobs: int | None,
         cache_salt: str,
+        priority: int,
     ) -> None:
         request = Request(
             request_id=f"r{len(self.requests)}",
@@ -84,6 +86,7 @@ class EngineMachine(RuleBasedStateMachine):
             ),
             n=n,
             cache_salt=cache_salt,
+            priority=priority,
         )
         self.requests[request.request_id] = request
         self.core.add(request)
