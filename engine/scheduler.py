@@ -289,7 +289,9 @@ class Scheduler:
         if output.prompt_logprobs is not None:
             sequence.store_prompt_logprobs(row.start, output.prompt_logprobs)
         if sequence.is_beam:
-            sequence.candidates = output.logprobs[0] if output.logprobs else None
+            if row.sample:
+                assert output.logprobs, "a beam without candidates"
+                sequence.candidates = output.logprobs[0]
             return []
         choice_output = take_in(sequence, row, output, self.config.max_model_len)
         if choice_output is None:

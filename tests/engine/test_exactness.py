@@ -326,7 +326,7 @@ def _check_beams(
 def test_beams_alone(
     runner: ModelRunner, beam_requests: list[Request], beam_oracle: dict[str, list[list[int]]]
 ) -> None:
-    for request in beam_requests:
+    for request in beam_requests[1::2]:  # the others come in company
         _check_beams([request], _run(_core(runner), [request]), beam_oracle)
 
 
@@ -343,5 +343,5 @@ def test_beams_with_few_tokens_a_step(
     runner: ModelRunner, beam_requests: list[Request], beam_oracle: dict[str, list[list[int]]]
 ) -> None:
     core = _core(runner, max_num_batched_tokens=3, enable_prefix_caching=False)
-    chosen = beam_requests[:2] + beam_requests[4:5]
+    chosen = [beam_requests[0], beam_requests[4]]
     _check_beams(chosen, _run(core, chosen), beam_oracle)
