@@ -8,11 +8,12 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from server.completion.admission import build_completion, check_model
 from server.completion.chunks import ChunkWriter
-from server.completion.completion import fold
+from server.completion.fold import fold
 from server.completion.sse import EventStream
 from server.disconnect import unless_disconnected
 from server.services import Services, get_services
 from server.wire.body import parse_json, read_json_body
+from server.wire.combinations import check_request
 from server.wire.errors import model_loading
 from server.wire.schemas import (
     CompletionRequest,
@@ -52,7 +53,7 @@ InjectedServices = Annotated[Services, Depends(get_services)]
 async def completion_request(request: Request, services: InjectedServices) -> CompletionRequest:
     """The checked body of a completion request. Raises ApiError."""
     body = parse_json(CompletionRequest, await read_json_body(request))
-    body.check(allow_unknown_params=services.settings.allow_unknown_params)
+    check_request(body, allow_unknown_params=services.settings.allow_unknown_params)
     return body
 
 
