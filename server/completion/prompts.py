@@ -43,7 +43,7 @@ async def encode_prompts(
                 "document.",
             )
         if not isinstance(prompt, str):
-            _check_token_ids(param, token_ids, vocab_size)
+            check_token_ids(param, token_ids, vocab_size)
         if len(token_ids) + max_tokens > max_len:
             raise _too_long(str(len(token_ids)), max_len, max_tokens)
     return encoded
@@ -53,7 +53,8 @@ def _encode(prompts: list[Prompt], tokenizer: Tokenizer) -> list[list[int]]:
     return [tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
 
 
-def _check_token_ids(param: str, token_ids: list[int], vocab_size: int) -> None:
+def check_token_ids(param: str, token_ids: list[int], vocab_size: int) -> None:
+    """Raises ApiError 400 that names the position of an id outside the vocabulary."""
     lowest, highest = min(token_ids), max(token_ids)
     if lowest < 0:
         raise out_of_bounds(f"{param}[{token_ids.index(lowest)}]", ">=", 0, lowest)

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from server.routes import completions, health, models
+from server.routes import completions, engines, health, models, tokenization, version
 
 router = APIRouter()
-for _part in (completions, models, health):
+for _part in (completions, engines, models, tokenization, health, version):
     router.include_router(_part.router)

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -12,11 +12,13 @@ from server.completion.completion import fold
 from server.completion.sse import EventStream
 from server.disconnect import unless_disconnected
 from server.routes.described import ERRORS, json_body
-from server.services import InjectedServices
+from server.services import InjectedServices, Services
 from server.wire.body import parse_json, read_json_body
 from server.wire.schemas import CompletionRequest, CompletionResponse, StreamOptions
 
-_ANSWERS: dict[int | str, dict[str, Any]] = {
+Body = TypeVar("Body", bound=CompletionRequest)
+
+COMPLETION_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": CompletionResponse,
         "description": "The completion, or its events when `stream` is true.",
@@ -28,14 +30,21 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 router = APIRouter()
 
 
-async def completion_request(request: Request, services: InjectedServices) -> CompletionRequest:
+async def read_completion(model: type[Body], request: Request, services: Services) -> Body:
     """The checked body of a completion request. Raises ApiError."""
-    body = parse_json(CompletionRequest, await read_json_body(request))
+    body = parse_json(model, await read_json_body(request))
     body.check(allow_unknown_params=services.settings.allow_unknown_params)
     return body
 
 
-@router.post("/v1/completions", responses=_ANSWERS, openapi_extra=json_body(CompletionRequest))
+async def completion_request(request: Request, services: InjectedServices) -> CompletionRequest:
+    """The checked body of `POST /v1/completions`. Raises ApiError."""
+    return await read_completion(CompletionRequest, request, services)
+
+
+@router.post(
+    "/v1/completions", responses=COMPLETION_ANSWERS, openapi_extra=json_body(CompletionRequest)
+)
 async def create_completion(
     request: Request,
     services: InjectedServices,

@@ -15,3 +15,8 @@ async def health(services: InjectedServices) -> Health:
     if not services.engine.is_ready:
         raise model_loading()
     return Health()
+
+
+# Other servers' name for it. One route, so that `Allow` has both methods; which FastAPI would
+# describe twice under one operation id.
+router.add_api_route("/ping", health, methods=["GET", "POST"], include_in_schema=False)

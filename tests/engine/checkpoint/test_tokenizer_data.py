@@ -27,6 +27,7 @@ def test_gguf_vocabulary(tmp_path: Path) -> None:
         eos_token_ids=(4,),
         add_bos=False,
         chat_template="{{ messages }}",
+        special_tokens={"bos_token": "<|start|>", "eos_token": "<|end|>"},
     )
 
 
