@@ -13,7 +13,7 @@ from server.completion.sampling import sampling_params
 from server.services import Services
 from server.text import StopAutomaton
 from server.wire.errors import ApiError, bad_request, model_loading
-from server.wire.limits import MAX_ECHOED_NAME, MAX_SEQUENCES
+from server.wire.limits import MAX_ECHOED_NAME, MAX_MODEL_NAME, MAX_SEQUENCES
 from server.wire.schemas import CompletionRequest
 
 
@@ -59,7 +59,8 @@ async def build_completion(
 
 def check_model(name: str, services: Services) -> None:
     """Raises ApiError 404 for a model that is not served."""
-    if name not in services.model_names:
+    is_alias = services.settings.model_alias_any and 0 < len(name) <= MAX_MODEL_NAME
+    if name not in services.model_names and not is_alias:
         raise ApiError(
             404,
             f"The model '{name[:MAX_ECHOED_NAME]}' does not exist here. "

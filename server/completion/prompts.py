@@ -69,7 +69,7 @@ class _PromptEncoder:
     def _encode(self, param: str, prompt: Prompt) -> EncodedPrompt:
         body, tokenizer = self._body, self._tokenizer
         if not isinstance(prompt, str):
-            _check_token_ids(param, prompt, self._vocab_size)
+            check_token_ids(param, prompt, self._vocab_size)
         if self._markers is not None:
             token_ids = self._fill(self._markers, prompt)
         elif isinstance(prompt, str):
@@ -123,7 +123,8 @@ def _markers(tokenizer: Tokenizer) -> FillInMiddle:
     return tokenizer.fill_in_middle
 
 
-def _check_token_ids(param: str, token_ids: list[int], vocab_size: int) -> None:
+def check_token_ids(param: str, token_ids: list[int], vocab_size: int) -> None:
+    """Raises ApiError 400 that names the position of an id outside the vocabulary."""
     lowest, highest = min(token_ids), max(token_ids)
     if lowest < 0:
         raise out_of_bounds(f"{param}[{token_ids.index(lowest)}]", ">=", 0, lowest)

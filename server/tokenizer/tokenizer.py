@@ -11,6 +11,7 @@ from typing import Protocol
 
 from engine import TokenizerData
 from server.text import StreamDecoder
+from server.tokenizer.description import TokenizerDescription, describe
 from server.tokenizer.fill_in_middle import FillInMiddle, find_markers
 
 
@@ -34,6 +35,10 @@ class Tokenizer(Protocol):
     @property
     def fill_in_middle(self) -> FillInMiddle | None:
         """The ids that mark what is before and after a gap, None if the vocabulary has none."""
+
+    @property
+    def description(self) -> TokenizerDescription:
+        """What the model says of its tokenizer, for clients that have none of their own."""
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The ids of a prompt. A text without any gives the start of a document: BOS or EOS alone,
@@ -93,6 +98,7 @@ class VocabularyTokenizer:
         bos_ids = [] if data.bos_token_id is None else [data.bos_token_id]
         self._prefix_ids = bos_ids if add_bos else []
         self._document_start = bos_ids or data.eos_token_ids[:1]
+        self.description = describe(data, special_names, add_bos=add_bos)
         self._drops_space_after = data.bos_token_id if drops_first_space else None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:

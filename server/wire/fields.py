@@ -63,6 +63,13 @@ def parse_prompts(value: Any) -> list[Prompt]:
     raise wrong_type("prompt", _PROMPT_SHAPES, value[0])
 
 
+def parse_token_ids(param: str, value: Any) -> list[int]:
+    """An array of integers, which may be empty; whether they are tokens is not known here."""
+    if not isinstance(value, list):
+        raise wrong_type(param, "an array of token ids", value)
+    return _token_ids(param, value) if value else []
+
+
 def _token_ids(param: str, value: list[Any]) -> list[int]:
     if {type(item) for item in value} != {int}:
         position = next(i for i, item in enumerate(value) if type(item) is not int)

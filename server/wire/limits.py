@@ -5,6 +5,7 @@ from __future__ import annotations
 MAX_BODY_BYTES = 4 * 1024 * 1024
 BODY_DEADLINE_SECONDS = 30.0
 
+MAX_MODEL_NAME = 256
 MAX_CHOICES = 128  # `n`, as in OpenAI's specification
 MAX_PROMPTS = 1024
 MAX_BEST_OF = 20
