@@ -28,7 +28,8 @@ class SamplingParams:
     `logprobs` and `prompt_logprobs` are the number of alternatives wanted; None means none at all,
     0 means the token's own log-probability only. `allowed_token_ids` are all that may be drawn,
     None for any. `bad_words` are token sequences that must not come up in the output: the last
-    token of one is never drawn right after the others.
+    token of one is never drawn right after the others. Only where that and `min_tokens` leave
+    nothing, a stop token is drawn too early after all, or else a bad word.
     """
 
     temperature: float = 1.0

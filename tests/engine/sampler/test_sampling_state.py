@@ -119,7 +119,9 @@ def test_banning_everything_still_gives_a_token(params: SamplingParams) -> None:
         min_tokens=1,
         stop_token_ids=(0, 1, 2, 3, 4),
     )
-    assert draw_one(forbidden, [1.0, 2.0, 3.0, 2.0, 1.0]) == 0
+    # All are equals then: the draw is as if their logits were.
+    equals = [1.0, 1.0, 1.0, 1.0, 1.0]
+    assert draw_one(forbidden, [1.0, 2.0, 3.0, 2.0, 1.0]) == draw_one(params, equals)
 
 
 def test_ids_that_the_model_does_not_have_are_ignored() -> None:
