@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.batch import RowStart
-from engine.request import TokenLogprobs
+from engine.request import Failure, TokenLogprobs
 from engine.sampler.draw import DrawInputs, draw_from_all, draw_from_best, draw_from_nucleus
 from engine.sampler.edits import Edits
 from engine.sampler.gumbel import noise_keys
@@ -19,9 +19,10 @@ from engine.sampler.logprobs import LogprobTensors, compute_logprobs, to_entries
 from engine.sampler.rows import DrawMethod, Numbers, RowTable
 from engine.sampler.transfer import HostCopy, IntArray, columns_to_device, to_device
 
-INVALID_NUMBERS = (
+INVALID_NUMBERS = Failure(
+    "numerical_error",
     "the model produced invalid numbers (NaN or infinity) for this request; "
-    "if it repeats, the weights are damaged or need --dtype float32"
+    "if it repeats, the weights are damaged or need --dtype float32",
 )
 
 # Logits worked on at once: temporaries that stay in a CPU's caches, and plenty for a GPU.
@@ -43,7 +44,7 @@ class Sampled:
         self._num_top = num_top
         self._copy = HostCopy([token_ids, invalid, *(logprobs or ())])
 
-    def wait(self) -> tuple[list[int], list[TokenLogprobs | None], list[str | None]]:
+    def wait(self) -> tuple[list[int], list[TokenLogprobs | None], list[Failure | None]]:
         """Token ids, log-probabilities (None where not asked for) and errors, one for each sample.
 
         A row with an error has token id 0 and no log-probabilities.

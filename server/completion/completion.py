@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from engine import ChoiceOutput, Engine, FinishReason, OutputStream, Request
+from engine import ChoiceOutput, Engine, Failure, FinishReason, OutputStream, Request
 from server.completion.choice import Choice, Piece
 from server.completion.chunks import Usage
 from server.completion.logprobs import Logprobs, prompt_entries
@@ -147,10 +147,11 @@ async def fold(completion: Completion) -> list[Piece]:
 
 
 def _generation_failed(output: ChoiceOutput) -> ApiError:
+    failure = output.error or Failure("generation_failed", "The engine ended this request early.")
     return ApiError(
         500,
-        output.error or "The engine ended this request early.",
+        failure.message,
         type="server_error",
-        code="generation_failed",
+        code=failure.code,
         headers={"x-should-retry": "false"},
     )

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from engine.batch import RowStart
-from engine.request import SamplingParams, TokenLogprobs
+from engine.request import Failure, SamplingParams, TokenLogprobs
 from engine.sampler import Sampled, SamplingState, prompt_logprobs
 from engine.sampler.state import INVALID_NUMBERS
 
 VOCAB = 2500
 CPU = torch.device("cpu")
 
-Result = tuple[int, TokenLogprobs | None, str | None]
+Result = tuple[int, TokenLogprobs | None, Failure | None]
 
 
 def make_state(max_num_seqs: int = 8, vocab_size: int = VOCAB) -> SamplingState:
