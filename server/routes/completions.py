@@ -8,12 +8,13 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from server.completion.admission import build_completion
 from server.completion.chunks import ChunkWriter
-from server.completion.completion import fold
+from server.completion.fold import fold
 from server.completion.sse import EventStream
 from server.disconnect import unless_disconnected
 from server.routes.described import ERRORS, json_body
 from server.services import InjectedServices, Services
 from server.wire.body import parse_json, read_json_body
+from server.wire.combinations import check_request
 from server.wire.schemas import CompletionRequest, CompletionResponse, StreamOptions
 
 Body = TypeVar("Body", bound=CompletionRequest)
@@ -33,7 +34,7 @@ router = APIRouter()
 async def read_completion(model: type[Body], request: Request, services: Services) -> Body:
     """The checked body of a completion request. Raises ApiError."""
     body = parse_json(model, await read_json_body(request))
-    body.check(allow_unknown_params=services.settings.allow_unknown_params)
+    check_request(body, allow_unknown_params=services.settings.allow_unknown_params)
     return body
 
 

@@ -12,6 +12,7 @@ from typing import Protocol
 from engine import TokenizerData
 from server.text import StreamDecoder
 from server.tokenizer.description import TokenizerDescription, describe
+from server.tokenizer.fill_in_middle import FillInMiddle, find_markers
 
 
 class Tokenizer(Protocol):
@@ -32,6 +33,10 @@ class Tokenizer(Protocol):
         """The most bytes of UTF-8 text that one token can stand for."""
 
     @property
+    def fill_in_middle(self) -> FillInMiddle | None:
+        """The ids that mark what is before and after a gap, None if the vocabulary has none."""
+
+    @property
     def description(self) -> TokenizerDescription:
         """What the model says of its tokenizer, for clients that have none of their own."""
 
@@ -43,6 +48,9 @@ class Tokenizer(Protocol):
         text does not begin with it. Without `add_special_tokens` the ids are those of the text and
         no others. Raises ValueError for lone surrogates.
         """
+
+    def begin_document(self, token_ids: list[int]) -> list[int]:
+        """The ids with BOS in front, if the model wants it and they do not begin with it."""
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text, with the names of special tokens if they are not skipped; what is not UTF-8
@@ -60,8 +68,9 @@ class VocabularyTokenizer:
     """The Tokenizer made of an encoder and a vocabulary.
 
     `token_bytes` stands by id, empty for ids that add nothing to the text. `special_names` has the
-    text of those that are control tokens. `drops_first_space` says that the vocabulary puts a space
-    before a document, to be left out after BOS.
+    text of those that are control tokens. `added_ids` finds by their text the tokens that are more
+    than what their text says, control tokens and others. `drops_first_space` says that the
+    vocabulary puts a space before a document, to be left out after BOS.
     """
 
     def __init__(
@@ -71,12 +80,14 @@ class VocabularyTokenizer:
         encode_text: Callable[[str], list[int]],
         token_bytes: Sequence[bytes],
         special_names: Mapping[int, str],
+        added_ids: Mapping[str, int],
         add_bos: bool,
         drops_first_space: bool = False,
     ) -> None:
         self.vocab_size = len(token_bytes)
         self.bos_token_id = data.bos_token_id
         self.eos_token_ids = data.eos_token_ids
+        self.fill_in_middle = find_markers(added_ids)
         self.max_token_bytes = max(
             max(map(len, token_bytes), default=0),
             max((len(name.encode()) for name in special_names.values()), default=0),
@@ -95,9 +106,12 @@ class VocabularyTokenizer:
         token_ids = self._encode_text(text)
         if not add_special_tokens:
             return token_ids
+        return self.begin_document(token_ids) or list(self._document_start)
+
+    def begin_document(self, token_ids: list[int]) -> list[int]:
         if token_ids[:1] != self._prefix_ids:
-            token_ids = self._prefix_ids + token_ids
-        return token_ids or list(self._document_start)
+            return self._prefix_ids + token_ids
+        return token_ids
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         decoder = self.stream_decoder(skip_special_tokens)
