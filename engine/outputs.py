@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from engine.batch import RowOutput, ScheduledRow
 from engine.beam_group import BeamGroup
-from engine.request import ChoiceOutput, FinishReason
+from engine.request import ChoiceOutput, Failure, FinishReason
 from engine.sequence import Sequence
 
 
@@ -57,7 +57,7 @@ def beam_outputs(group: BeamGroup) -> list[ChoiceOutput]:
     return choice_outputs
 
 
-def failure(sequence: Sequence, error: str) -> list[ChoiceOutput]:
+def failure(sequence: Sequence, error: Failure) -> list[ChoiceOutput]:
     """A row that failed fails its choice; a beam's fails all choices of its search."""
     request = sequence.request
     indices = range(request.n) if sequence.is_beam else [sequence.index]

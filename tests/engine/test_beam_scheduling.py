@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 from fake_runner import (
+    FAILURE,
     FakeRunner,
     expected_beams,
     expected_prompt_logprobs,
@@ -229,7 +230,7 @@ def test_an_error_on_one_beam_fails_all_choices_and_no_neighbour() -> None:
     for index in range(3):
         (output,) = outputs["bad", index]
         assert output.finish_reason is FinishReason.ERROR
-        assert output.error == "this row fails"
+        assert output.error == FAILURE
     assert len(outputs["good", 0]) == 4
 
 
