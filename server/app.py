@@ -14,8 +14,11 @@ from server.routes import router
 from server.services import Services
 from server.settings import Settings
 from server.tokenizer import Tokenizer
+from server.version import server_version
+from server.wire.engines import EngineCompletionRequest
 from server.wire.errors import ApiError, answer_error
 from server.wire.schemas import CompletionRequest
+from server.wire.tokenization import DetokenizeRequest, TokenizeRequest
 
 
 def create_app(
@@ -25,6 +28,7 @@ def create_app(
     app = _Application(
         title="Octavo",
         summary="An HTTP inference server for language models",
+        version=server_version(),
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -36,13 +40,17 @@ def create_app(
     return app
 
 
+_BODIES = (CompletionRequest, EngineCompletionRequest, TokenizeRequest, DetokenizeRequest)
+
+
 class _Application(FastAPI):
-    """Adds the request body to /openapi.json: FastAPI does not see what it does not parse."""
+    """Adds the request bodies to /openapi.json: FastAPI does not see what it does not parse."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             schemas = super().openapi()["components"]["schemas"]
-            body = CompletionRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas.update(body.pop("$defs", {}))
-            schemas["CompletionRequest"] = body
+            for model in _BODIES:
+                body = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas.update(body.pop("$defs", {}))
+                schemas[model.__name__] = body
         return super().openapi()
