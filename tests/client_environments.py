@@ -23,7 +23,6 @@ from pathlib import Path
 from serve_process import ROOT
 
 REQUIREMENTS = ROOT / "tests" / "outside" / "requirements"
-ENVIRONMENTS = ROOT / ".venv" / "clients"
 # Nothing of the project's world or of the user's accounts may leak in.
 CLEAN = {
     name: value
@@ -34,25 +33,30 @@ CLEAN = {
 
 @dataclass(frozen=True)
 class ClientEnvironment:
-    """The requirements of `tests/outside/requirements/NAME.txt`, installed.
+    """What the file `requirements` lists, installed below `home`.
 
     With `borrows` it also finds what this interpreter has installed, after its own packages:
     torch and transformers are gigabytes that need not be there twice.
     """
 
-    name: str
+    requirements: Path
     borrows: bool = False
+    home: Path = ROOT / ".venv" / "clients"
+
+    @property
+    def name(self) -> str:
+        return self.requirements.stem
 
     def python(self) -> Path:
         """The interpreter; the environment is made if need be. Raises RuntimeError if it cannot be.
 
         An environment without its stamp was interrupted in the making, and is made anew.
         """
-        requirements = (REQUIREMENTS / f"{self.name}.txt").read_text()
         constraints = _installed_here() if self.borrows else ""
-        source = "\n".join([sys.version, sys.prefix, requirements, constraints])
-        folder = ENVIRONMENTS / f"{self.name}-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
-        with _locked(folder.with_suffix(".lock")):
+        parts = [sys.version, sys.prefix, self.requirements.read_text(), constraints]
+        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+        folder = self.home / f"{self.name}-{digest}"
+        with _locked(self.home / f"{self.name}.lock"):
             if not (folder / ".complete").exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 self._make(folder, constraints)
@@ -61,13 +65,12 @@ class ClientEnvironment:
 
     def _make(self, folder: Path, constraints: str) -> None:
         venv.create(folder, symlinks=True)
-        options = ["--quiet", "--disable-pip-version-check", "-r", REQUIREMENTS / f"{self.name}.txt"]
+        options = ["--quiet", "--disable-pip-version-check", "-r", self.requirements]
         if self.borrows:
             (folder / "constraints.txt").write_text(constraints)
             options += ["-c", folder / "constraints.txt"]
-            python = f"python{sys.version_info.major}.{sys.version_info.minor}"
-            behind = folder / "lib" / python / "site-packages" / "borrowed.pth"
-            behind.write_text(sysconfig.get_path("purelib"))
+            (site_packages,) = folder.glob("lib/python*/site-packages")
+            (site_packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
         command = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install"]
         result = subprocess.run(
             [*command, *options], capture_output=True, text=True, env=CLEAN, cwd=folder
@@ -79,14 +82,14 @@ class ClientEnvironment:
             )
 
 
-OPENAI_3 = ClientEnvironment("openai-3")
-OPENAI_028 = ClientEnvironment("openai-0.28")
-LLAMA_INDEX = ClientEnvironment("llama-index")
-LM_EVAL = ClientEnvironment("lm-eval", borrows=True)
+OPENAI_3 = ClientEnvironment(REQUIREMENTS / "openai-3.txt")
+OPENAI_028 = ClientEnvironment(REQUIREMENTS / "openai-0.28.txt")
+LLAMA_INDEX = ClientEnvironment(REQUIREMENTS / "llama-index.txt")
+LM_EVAL = ClientEnvironment(REQUIREMENTS / "lm-eval.txt", borrows=True)
 
 
 def _installed_here() -> str:
-    """What pip must not choose another version of, so that borrowed packages find what they need."""
+    """What pip has to keep to, so that borrowed packages find the versions that they need."""
     found = {dist.metadata["Name"]: dist.version for dist in distributions()}
     return "\n".join(sorted(f"{name}=={version}" for name, version in found.items()))
 

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from client_environments import CLEAN, LLAMA_INDEX, OPENAI_3, OPENAI_028, ClientEnvironment
+from client_environments import CLEAN, LLAMA_INDEX, OPENAI_028, OPENAI_3, ClientEnvironment
 from serve_process import ROOT
 
 # The first time an environment is made takes minutes.
@@ -22,7 +22,7 @@ ENVIRONMENTS = {env.name: env for env in (OPENAI_3, OPENAI_028, LLAMA_INDEX)}
 
 
 def blocks() -> list[tuple[str, str]]:
-    """The README's blocks after lines like `<!-- tested with openai-3 -->`: environment and code."""
+    """Environment and code of the README's blocks after `<!-- tested with openai-3 -->` and such."""
     return re.findall(r"<!-- tested with (\S+) -->\n```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -34,7 +34,7 @@ def blocks() -> list[tuple[str, str]]:
         (LLAMA_INDEX, "llama_index_checks.py"),
         (OPENAI_028, "openai_028_checks.py"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=["openai-3", "langchain", "llama-index", "openai-0.28"],
 )
 def test_checks_pass(
     environment: ClientEnvironment,
@@ -47,12 +47,11 @@ def test_checks_pass(
     # No settings of ours: they ask for plugins that the environment does not have.
     isolated = ["-c", "/dev/null", "--noconftest", "-p", "no:cacheprovider"]
     result = subprocess.run(
-        [environment.python(), "-m", "pytest", "-q", *isolated, CHECKS / checks],
+        [environment.python(), "-m", "pytest", "-q", "--tb=short", *isolated, CHECKS / checks],
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env=CLEAN
-        | {"OCTAVO_URL": address, "OCTAVO_LOCKED_URL": locked_address, "OCTAVO_KEY": key},
+        env=CLEAN | {"OCTAVO_URL": address, "OCTAVO_LOCKED_URL": locked_address, "OCTAVO_KEY": key},
         timeout=600,
     )
     assert result.returncode == 0, f"{result.stdout[-10000:]}\n{result.stderr[-2000:]}"

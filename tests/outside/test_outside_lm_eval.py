@@ -1,7 +1,7 @@
 """The evaluation harness `lm_eval` scores our server and `transformers` on the same weights.
 
-Both read one tokenizer, so both get the same token ids. The built-in model's own, in the GGUF file,
-is misread by `transformers`: it leaves out that every digit is a token.
+The harness takes our tokenizer from the server. `transformers` is handed one, because what it reads
+from the GGUF file leaves out that every digit is a token.
 """
 
 from __future__ import annotations
@@ -59,13 +59,11 @@ def theirs(
 
 
 @pytest.fixture(scope="module")
-def ours(address: str, tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Samples:
+def ours(address: str, tmp_path_factory: pytest.TempPathFactory) -> Samples:
     """What the server makes of them, several prompts to a request and two requests at a time."""
     arguments = {
         "model": "smollm2-135m-instruct",
         "base_url": f"{address}/v1/completions",
-        "tokenizer_backend": "huggingface",
-        "tokenizer": tokenizer_folder,
         "num_concurrent": 2,
     }
     folder = tmp_path_factory.mktemp("octavo")

@@ -83,7 +83,7 @@ def test_logprobs() -> None:
 
 def test_what_openai_does_not_have() -> None:
     greedy = model().complete(PROMPT).text
-    extra = {"extra_body": {"top_k": 1}, "seed": 1, "stop": ["\n\n"]}
+    extra = {"extra_body": {"top_k": 1}, "seed": 1, "stop": ["no such words"]}
     assert model(temperature=1.0, additional_kwargs=extra).complete(PROMPT).text == greedy
 
 
