@@ -6,13 +6,20 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from engine import OctavoError
-from server.wire.limits import DRAIN_SECONDS, HTTP_KEEP_ALIVE_SECONDS
+from server.protocol import HttpProtocol
+from server.wire.limits import (
+    DRAIN_SECONDS,
+    HTTP_KEEP_ALIVE_SECONDS,
+    RECEIVE_DEADLINE_SECONDS,
+)
 
 
 class ListenError(OctavoError):
@@ -50,10 +57,19 @@ def socket_url(sock: socket.socket) -> str:
 class HttpServer(uvicorn.Server):
     """Ends gracefully on the first signal and at once on the second; remembers which came."""
 
-    def __init__(self, app: ASGIApp, on_ready: Callable[[], None], log_level: str) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        on_ready: Callable[[], None],
+        log_level: str,
+        *,
+        receive_deadline: float = RECEIVE_DEADLINE_SECONDS,
+    ) -> None:
+        protocol = partial(HttpProtocol, receive_deadline=receive_deadline)
         super().__init__(
             uvicorn.Config(
                 app,
+                http=cast("type[HttpProtocol]", protocol),  # called, and nothing else
                 log_level="info" if log_level == "debug" else "warning",
                 log_config=None,
                 access_log=log_level == "debug",

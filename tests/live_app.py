@@ -14,20 +14,27 @@ from server.app import create_app
 from server.listen import HttpServer, bind, socket_url
 from server.settings import Settings
 from server.tokenizer import Tokenizer
+from server.wire.limits import RECEIVE_DEADLINE_SECONDS
 
 MODEL = "fake-model"
 
 
 @asynccontextmanager
 async def live_app(
-    engine: Engine, settings: Settings | None = None, tokenizer: Tokenizer | None = None
+    engine: Engine,
+    settings: Settings | None = None,
+    tokenizer: Tokenizer | None = None,
+    *,
+    receive_deadline: float = RECEIVE_DEADLINE_SECONDS,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server on a free port. The server has ended when this does."""
     app = create_app(
         engine, tokenizer or byte_tokenizer(), settings or Settings(), [MODEL, "alias"]
     )
     ready = asyncio.Event()
-    server = HttpServer(app, on_ready=ready.set, log_level="info")
+    server = HttpServer(
+        app, on_ready=ready.set, log_level="info", receive_deadline=receive_deadline
+    )
     with bind("127.0.0.1", 0) as sock:
         serving = asyncio.ensure_future(server.serve([sock]))
         await ready.wait()

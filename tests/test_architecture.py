@@ -41,7 +41,10 @@ def layer(ours: str = "", others: str = "") -> Layer:
 CONTRACTS = "engine.errors engine.config engine.request"
 POLICY = "engine.block_pool engine.prefix_cache engine.sequence"
 TENSORS = "torch numpy"
-WEB = "fastapi starlette pydantic pydantic_core pydantic_settings uvicorn msgspec click rich"
+WEB = (
+    "fastapi starlette pydantic pydantic_core pydantic_settings uvicorn httptools msgspec click "
+    "rich"
+)
 
 LAYERS = {
     # The client is a distribution of its own and knows nothing of ours.

@@ -17,6 +17,7 @@ from engine import EngineDeadError
 from server.wire.limits import MAX_ECHOED_CHARACTERS, RETRY_AFTER_SECONDS
 
 INVALID_REQUEST = "invalid_request_error"
+CLOSE = {"Connection": "close"}  # the headers of an answer after which nothing more is read
 
 
 class ApiError(Exception):

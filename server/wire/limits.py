@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+MAX_URL_BYTES = 8 * 1024
+MAX_HEADER_BYTES = 32 * 1024  # names and values together
+MAX_HEADERS = 100
 MAX_BODY_BYTES = 4 * 1024 * 1024
-BODY_DEADLINE_SECONDS = 30.0
+MAX_PIPELINED = 128  # requests that wait for the answer to an earlier one on their connection
+RECEIVE_DEADLINE_SECONDS = 30.0  # from the first byte of a request to its last
+LINGER_SECONDS = 2.0  # for a refused client to read why
 
 MAX_CHOICES = 128  # `n`, as in OpenAI's specification
 MAX_PROMPTS = 1024
