@@ -10,6 +10,7 @@ import httpx
 from byte_tokenizer import byte_tokenizer
 
 from engine import Engine
+from server.api_keys import load_api_keys
 from server.app import create_app
 from server.listen import HttpServer, bind, socket_url
 from server.settings import Settings
@@ -28,8 +29,10 @@ async def live_app(
     receive_deadline: float = RECEIVE_DEADLINE_SECONDS,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server on a free port. The server has ended when this does."""
+    settings = settings or Settings()
+    api_keys = load_api_keys(settings.api_key, settings.api_key_file)
     app = create_app(
-        engine, tokenizer or byte_tokenizer(), settings or Settings(), [MODEL, "alias"]
+        engine, tokenizer or byte_tokenizer(), settings, [MODEL, "alias"], api_keys=api_keys
     )
     ready = asyncio.Event()
     server = HttpServer(
