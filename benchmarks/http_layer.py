@@ -52,6 +52,7 @@ def made_up_tokenizer() -> VocabularyTokenizer:
         encode_text=lambda text: [1],
         token_bytes=words,
         special_names={},
+        added_ids={},
         add_bos=False,
     )
 

@@ -16,8 +16,11 @@ from server.routes import router
 from server.services import Services
 from server.settings import Settings
 from server.tokenizer import Tokenizer
+from server.version import server_version
+from server.wire.engines import EngineCompletionRequest
 from server.wire.errors import ApiError, answer_error
 from server.wire.schemas import CompletionRequest
+from server.wire.tokenization import DetokenizeRequest, TokenizeRequest
 
 
 def create_app(
@@ -33,6 +36,7 @@ def create_app(
         needs_key=bool(api_keys),
         title="Octavo",
         summary="An HTTP inference server for language models",
+        version=server_version(),
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -46,8 +50,11 @@ def create_app(
     return app
 
 
+_BODIES = (CompletionRequest, EngineCompletionRequest, TokenizeRequest, DetokenizeRequest)
+
+
 class _Application(FastAPI):
-    """Adds to /openapi.json what FastAPI does not see: the request body, and the need of a key."""
+    """Adds to /openapi.json what FastAPI does not see: request bodies, and the need of a key."""
 
     def __init__(self, *, needs_key: bool, **options: Any) -> None:
         super().__init__(**options)
@@ -57,14 +64,19 @@ class _Application(FastAPI):
         if self.openapi_schema is None:
             description = super().openapi()
             schemas = description["components"]["schemas"]
-            body = CompletionRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas.update(body.pop("$defs", {}))
-            schemas["CompletionRequest"] = body
+            for model in _BODIES:
+                body = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas.update(body.pop("$defs", {}))
+                schemas[model.__name__] = body
             if self._needs_key:
-                scheme = {"type": "http", "scheme": "bearer"}
-                description["components"]["securitySchemes"] = {"ApiKey": scheme}
-                description["security"] = [{"ApiKey": []}]
-                for path in PUBLIC_PATHS & description["paths"].keys():
-                    for operation in description["paths"][path].values():
-                        operation["security"] = []
+                _describe_key(description)
         return super().openapi()
+
+
+def _describe_key(description: dict[str, Any]) -> None:
+    scheme = {"type": "http", "scheme": "bearer"}
+    description["components"]["securitySchemes"] = {"ApiKey": scheme}
+    description["security"] = [{"ApiKey": []}]
+    for path in PUBLIC_PATHS & description["paths"].keys():
+        for operation in description["paths"][path].values():
+            operation["security"] = []

@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Annotated
 
-from starlette.requests import Request
+from fastapi import Depends, Request
 
 from engine import Engine
 from server.settings import Settings
@@ -37,3 +38,6 @@ def get_services(request: Request) -> Services:
     """A FastAPI dependency."""
     services: Services = request.app.state.services
     return services
+
+
+InjectedServices = Annotated[Services, Depends(get_services)]

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     served_model_name: str | None = Field(
         None, description="The model's name in the API; commas separate aliases."
     )
+    model_alias_any: bool = Field(
+        False, description="Take any model's name in a request for an alias of this one."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(_ENGINE.device, description="Where to run.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         _ENGINE.dtype, description="Number type of the computation."

@@ -34,12 +34,15 @@ class StreamDecoder:
         except IndexError:  # models round the number of ids up; the vocabulary has no such tokens
             num_known = len(self._token_bytes)
             data = b"".join([self._token_bytes[i] for i in token_ids if i < num_known])
+        name = b""  # of BOS, where special tokens have one in the text
         if self._at_beginning and token_ids:
             self._at_beginning = False
-            self._drops_space = token_ids[0] == self._drops_space_after
-        if self._drops_space and data:
+            if token_ids[0] == self._drops_space_after:
+                self._drops_space = True
+                name = b"".join(self._token_bytes[token_ids[0] : token_ids[0] + 1])
+        if self._drops_space and len(data) > len(name):
             self._drops_space = False
-            data = data.removeprefix(b" ")
+            data = name + data[len(name) :].removeprefix(b" ")
         if self._incomplete:
             data = self._incomplete + data
         text, num_consumed = codecs.utf_8_decode(data, "replace", False)

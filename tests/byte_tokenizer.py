@@ -1,6 +1,7 @@
 """A tokenizer for tests: one token for each byte, so that characters are split over tokens.
 
-256 is the beginning of a text, 257 its end, 258 `<special>`; ids above have no text.
+256 is the beginning of a text, 257 its end, 258 `<special>`; a gap is marked with 259 to 261, if
+that is wanted. Ids above have no text.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from server.tokenizer import Tokenizer
 from server.tokenizer.tokenizer import VocabularyTokenizer
 
 BOS, EOS, SPECIAL = 256, 257, 258
+MARKERS = {"<fim_prefix>": 259, "<fim_suffix>": 260, "<fim_middle>": 261}
 
 
-def byte_tokenizer() -> Tokenizer:
+def byte_tokenizer(*, fill_in_middle: bool = False) -> Tokenizer:
+    markers = MARKERS if fill_in_middle else {}
+    added_ids = {"<s>": BOS, "</s>": EOS, "<special>": SPECIAL} | markers
     data = TokenizerData(
         kind="gguf-bpe",
         tokens=None,
@@ -28,8 +32,9 @@ def byte_tokenizer() -> Tokenizer:
     return VocabularyTokenizer(
         data,
         encode_text=_encode,
-        token_bytes=[*(bytes([byte]) for byte in range(256)), b"", b"", b""],
-        special_names={BOS: "<s>", EOS: "</s>", SPECIAL: "<special>"},
+        token_bytes=[*(bytes([byte]) for byte in range(256)), *[b""] * len(added_ids)],
+        special_names={token_id: name for name, token_id in added_ids.items()},
+        added_ids=added_ids,
         add_bos=True,
     )
 

@@ -5,7 +5,8 @@ Reads GGUF metadata, or the allow-listed tokenizer files of a Hugging Face folde
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,13 @@ _MAX_TEMPLATE_BYTES = 1 << 20
 _TOKENS = "tokenizer.ggml.tokens"
 _TOKEN_TYPES = "tokenizer.ggml.token_type"  # noqa: S105 - the name of a key
 _MERGES = "tokenizer.ggml.merges"
+# GGUF's id of each special token, by its name in `tokenizer_config.json`.
+_GGUF_ROLES = {
+    "bos_token": "tokenizer.ggml.bos_token_id",
+    "eos_token": "tokenizer.ggml.eos_token_id",
+    "pad_token": "tokenizer.ggml.padding_token_id",
+    "unk_token": "tokenizer.ggml.unknown_token_id",
+}
 # llama.cpp's names for Llama 3's tokenizer, the one byte-level BPE that begins every text with BOS.
 _PRE_WITH_BOS = frozenset({"llama-bpe", "llama3", "llama-v3"})
 
@@ -35,6 +43,9 @@ class TokenizerData:
 
     `add_bos`: the checkpoint says that a text begins with `bos_token_id`. For "tokenizer.json" the
     file's own post-processor may add it even when this is False.
+
+    `special_tokens` has the texts of "bos_token", "eos_token", "pad_token" and "unk_token", as far
+    as the checkpoint names them; with `tokenizer_class` they only describe.
     """
 
     kind: Literal["gguf-bpe", "tokenizer.json"]
@@ -47,6 +58,8 @@ class TokenizerData:
     eos_token_ids: tuple[int, ...]
     add_bos: bool
     chat_template: str | None
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    tokenizer_class: str | None = None
 
 
 def gguf_tokenizer(metadata: Fields, vocab_size: int) -> TokenizerData:
@@ -83,6 +96,8 @@ def huggingface_tokenizer(folder: Path, config: Fields, vocab_size: int) -> Toke
         eos_token_ids=_distinct(eos_ids),
         add_bos=settings.flag("add_bos_token", False) and bos_id is not None,
         chat_template=_chat_template(folder, settings),
+        special_tokens=_names_in_settings(settings),
+        tokenizer_class=settings.text("tokenizer_class", "") or None,
     )
 
 
@@ -104,6 +119,7 @@ def _gguf_data(metadata: Fields, vocab_size: int, tokens: list[str] | None) -> T
         eos_token_ids=_distinct(eos_ids),
         add_bos=wants_bos and bos_id is not None,
         chat_template=metadata.text("tokenizer.chat_template", "") or None,
+        special_tokens={} if tokens is None else _names_by_id(metadata, tokens),
     )
 
 
@@ -158,6 +174,28 @@ def _token_ids(fields: Fields, key: str, vocab_size: int) -> list[int | None]:
 
 def _distinct(token_ids: list[int | None]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(token_id for token_id in token_ids if token_id is not None))
+
+
+def _names_by_id(metadata: Fields, tokens: list[str]) -> dict[str, str]:
+    """An id that is none of the vocabulary's means that there is no such token."""
+    ids = {role: metadata.values.get(key) for role, key in _GGUF_ROLES.items()}
+    return {
+        role: tokens[token_id]
+        for role, token_id in ids.items()
+        if isinstance(token_id, int) and 0 <= token_id < len(tokens)
+    }
+
+
+def _names_in_settings(settings: Fields) -> dict[str, str]:
+    """A token is a string there, or an object that has it as `content`."""
+    names = {}
+    for role in _GGUF_ROLES:
+        value = settings.values.get(role)
+        if isinstance(value, dict):
+            value = value.get("content")
+        if isinstance(value, str):
+            names[role] = Fields(settings.source, {role: value}).text(role)
+    return names
 
 
 def _optional_json(path: Path) -> Fields:

@@ -1,22 +1,20 @@
 """From a checked request body to requests for the engine: everything that may still be refused.
 
-Answers belong to `routes.py`. A refusal here is an HTTP status, because nothing was sent yet.
+Answers belong to the routes. A refusal here is an HTTP status, because nothing was sent yet.
 """
 
 from __future__ import annotations
 
-import secrets
-
-from engine import Request, SamplingParams
+from engine import BeamSearch, EngineInfo, Request
+from server.completion.choice import ChoiceFormat
 from server.completion.completion import Completion
-from server.completion.prompts import encode_prompts
+from server.completion.prompts import EncodedPrompt, encode_prompts
+from server.completion.sampling import sampling_params
 from server.services import Services
-from server.tokenizer import Tokenizer
+from server.text import StopAutomaton
 from server.wire.errors import ApiError, bad_request, model_loading
-from server.wire.fields import unknown_tokens
-from server.wire.limits import MAX_ECHOED_NAME, MAX_SEQUENCES
+from server.wire.limits import MAX_ECHOED_NAME, MAX_MODEL_NAME, MAX_SEQUENCES
 from server.wire.schemas import CompletionRequest
-from server.wire.validation import out_of_bounds
 
 
 async def build_completion(
@@ -26,40 +24,43 @@ async def build_completion(
     check_model(body.model, services)
     if not services.engine.is_ready:
         raise model_loading()
-    num_sequences = len(body.prompt) * body.n
-    if num_sequences > MAX_SEQUENCES:
-        raise bad_request(
-            "n",
-            "invalid_value",
-            f"Invalid 'n': {len(body.prompt)} prompts with {body.n} choices each are "
-            f"{num_sequences} completions; one request may ask for {MAX_SEQUENCES}.",
-        )
+    _check_num_sequences(body)
     info = services.engine.info
     tokenizer = services.tokenizer
-    sampling = _sampling_params(body, tokenizer, info.vocab_size)
+    sampling = sampling_params(body, tokenizer, info.vocab_size)
     prompts = await encode_prompts(
-        body.prompt,
+        body,
         tokenizer,
         vocab_size=info.vocab_size,
         max_len=min(info.max_model_len, info.num_blocks * info.block_size),
-        max_tokens=body.max_tokens,
     )
-    echo = None
-    if body.echo:
-        echo = [
-            prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
-            for prompt in body.prompt
-        ]
+    beam_search = _beam_search(body, prompts, info)
     requests = [
-        Request(f"{completion_id}-{position}", token_ids, sampling, body.n)
-        for position, token_ids in enumerate(prompts)
+        Request(
+            f"{completion_id}-{position}",
+            prompt.token_ids,
+            sampling,
+            body.num_generated,
+            body.cache_salt,
+            body.priority,
+            beam_search,
+        )
+        for position, prompt in enumerate(prompts)
     ]
-    return Completion(services.engine, tokenizer, requests, stop=body.stop, echo=echo)
+    return Completion(
+        services.engine,
+        tokenizer,
+        requests,
+        _choice_format(body),
+        num_returned=body.n,
+        echo=[prompt.text for prompt in prompts],
+    )
 
 
 def check_model(name: str, services: Services) -> None:
     """Raises ApiError 404 for a model that is not served."""
-    if name not in services.model_names:
+    is_alias = services.settings.model_alias_any and 0 < len(name) <= MAX_MODEL_NAME
+    if name not in services.model_names and not is_alias:
         raise ApiError(
             404,
             f"The model '{name[:MAX_ECHOED_NAME]}' does not exist here. "
@@ -68,29 +69,43 @@ def check_model(name: str, services: Services) -> None:
         )
 
 
-def _sampling_params(
-    body: CompletionRequest, tokenizer: Tokenizer, vocab_size: int
-) -> SamplingParams:
-    strange = [str(token_id) for token_id in body.logit_bias if token_id >= vocab_size]
-    if strange:
-        raise unknown_tokens(strange)
-    for position, token_id in enumerate(body.stop_token_ids):
-        if token_id >= vocab_size:
-            raise out_of_bounds(f"stop_token_ids[{position}]", "<=", vocab_size - 1, token_id)
-    eos_token_ids = () if body.ignore_eos else tokenizer.eos_token_ids
-    return SamplingParams(
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=max(body.top_k, 0),
-        min_p=body.min_p,
-        presence_penalty=body.presence_penalty,
-        frequency_penalty=body.frequency_penalty,
-        repetition_penalty=body.repetition_penalty,
-        logit_bias=body.logit_bias,
-        seed=secrets.randbits(63) if body.seed is None else body.seed,
-        max_tokens=body.max_tokens,
+def _check_num_sequences(body: CompletionRequest) -> None:
+    num_sequences = len(body.prompt) * body.num_generated
+    if num_sequences > MAX_SEQUENCES:
+        param = "n" if body.num_generated == body.n else "best_of"
+        raise bad_request(
+            param,
+            "invalid_value",
+            f"Invalid '{param}': {len(body.prompt)} prompts with {body.num_generated} choices each "
+            f"are {num_sequences} completions; one request may ask for {MAX_SEQUENCES}.",
+        )
+
+
+def _beam_search(
+    body: CompletionRequest, prompts: list[EncodedPrompt], info: EngineInfo
+) -> BeamSearch | None:
+    """Raises ApiError 400 for more beams than can run together."""
+    if not body.use_beam_search:
+        return None
+    if body.n > info.max_num_seqs:
+        raise bad_request(
+            "n",
+            "invalid_value",
+            f"Invalid 'n': a beam search runs its beams together, and this server runs "
+            f"{info.max_num_seqs} at a time.",
+        )
+    return BeamSearch(body.length_penalty, body.early_stopping)
+
+
+def _choice_format(body: CompletionRequest) -> ChoiceFormat:
+    return ChoiceFormat(
+        stop=StopAutomaton(body.stop) if body.stop else None,
+        includes_stop=body.include_stop_str_in_output,
         min_tokens=body.min_tokens,
-        stop_token_ids=tuple(dict.fromkeys((*body.stop_token_ids, *eos_token_ids))),
+        skips_special_tokens=body.skip_special_tokens,
         logprobs=body.logprobs,
-        prompt_logprobs=body.logprobs if body.echo else None,
+        echoed_logprobs=body.logprobs if body.echo else None,
+        prompt_logprobs=body.prompt_logprobs,
+        names_tokens_by_id=body.return_tokens_as_token_ids,
+        returns_token_ids=body.return_token_ids,
     )

@@ -14,7 +14,7 @@ from json.encoder import encode_basestring_ascii
 
 import msgspec
 
-from server.completion.choice import Piece
+from server.completion.choice import Piece, PieceExtras
 from server.completion.logprobs import Logprobs
 
 DONE = "data: [DONE]\n\n"
@@ -63,15 +63,22 @@ class ChunkWriter:
 
 
 def _choice(piece: Piece) -> str:
-    logprobs = "null" if piece.logprobs is None else _logprobs(piece.logprobs)
+    logprobs = "null" if piece.logprobs is None else _json(piece.logprobs)
+    extras = "" if piece.extras is None else _members(piece.extras)
     return (
         f'{{"text":{encode_basestring_ascii(piece.text)},"index":{piece.index},"logprobs":{logprobs},'
-        f'"finish_reason":{_FINISH[piece.finish_reason]}}}'
+        f'"finish_reason":{_FINISH[piece.finish_reason]}{extras}}}'
     )
 
 
-def _logprobs(logprobs: Logprobs) -> str:
-    text = msgspec.json.encode(logprobs).decode()
+def _members(extras: PieceExtras) -> str:
+    """The members of an object, to follow others."""
+    inner = _json(extras)[1:-1]
+    return f",{inner}" if inner else ""
+
+
+def _json(value: Logprobs | PieceExtras) -> str:
+    text = msgspec.json.encode(value).decode()
     # Outside of strings JSON is ASCII already, so what is not stands where an escape may stand.
     return text if text.isascii() else _NOT_ASCII.sub(_escape, text)
 

@@ -1,6 +1,6 @@
 """One HTTP request on its way through the engine: outputs of tokens in, pieces of text out.
 
-The stream sends the pieces as they come, the JSON answer is the pieces folded: one code path.
+The stream sends the pieces as they come, `fold.py` makes the JSON answer of them: one code path.
 Knows no HTTP. Leaving `async with` ends whatever the engine still does for it.
 """
 
@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from engine import ChoiceOutput, Engine, FinishReason, OutputStream, Request
-from server.completion.choice import Choice, Piece
+from engine import ChoiceOutput, Engine, FinishReason, OutputStream, Request, TokenLogprobs
+from server.completion.choice import Choice, ChoiceFormat, Piece
 from server.completion.chunks import Usage
-from server.completion.logprobs import Logprobs, prompt_entries
-from server.text import StopAutomaton
+from server.completion.logprobs import PromptTable, prompt_entries, prompt_table
 from server.tokenizer import Tokenizer
 from server.wire.errors import ApiError
 
@@ -33,35 +32,50 @@ class Completion:
         engine: Engine,
         tokenizer: Tokenizer,
         requests: list[Request],
+        shown: ChoiceFormat,
         *,
-        stop: Sequence[str] = (),
-        echo: Sequence[str] | None = None,
+        num_returned: int,
+        echo: Sequence[str],
     ) -> None:
-        """`echo` has the text of each prompt, to be put in front of its choices."""
+        """`num_returned` of the choices of each prompt are for the answer. `echo` has the text of
+        each prompt to be put in front of its choices, or ""."""
+        self.num_returned = num_returned
         self._engine = engine
         self._tokenizer = tokenizer
+        self._format = shown
         self._requests = {request.request_id: request for request in requests}
-        self._echo: dict[str, str] = {}
+        self._echo = {
+            request.request_id: text for request, text in zip(requests, echo, strict=True)
+        }
         self._choices: dict[str, list[Choice]] = {}
         self._num_cached: dict[str, int] = {}
-        automaton = StopAutomaton(stop) if stop else None
+        self._prompt_tables: dict[str, PromptTable] = {}
         index = 0
-        for position, request in enumerate(requests):
-            text = echo[position] if echo is not None else ""
-            self._echo[request.request_id] = text
-            self._choices[request.request_id] = [
+        for request_id, request in self._requests.items():
+            self._choices[request_id] = [
                 Choice(
                     index + k,
                     tokenizer,
-                    stop=automaton,
-                    min_tokens=request.sampling.min_tokens,
-                    logprobs=request.sampling.logprobs is not None,
-                    prompt_text=text,
-                    awaits_prompt_logprobs=request.sampling.prompt_logprobs is not None,
+                    shown,
+                    prompt_text=self._echo[request_id],
+                    prompt_token_ids=request.prompt_token_ids,
                 )
                 for k in range(request.n)
             ]
             index += request.n
+
+    @property
+    def choices_by_prompt(self) -> list[list[Choice]]:
+        """The choices of each prompt, in order."""
+        return list(self._choices.values())
+
+    @property
+    def prompt_tables(self) -> list[PromptTable] | None:
+        """For each prompt the log-probabilities of its tokens, if they were asked for. At the end
+        only."""
+        if self._format.prompt_logprobs is None:
+            return None
+        return [self._prompt_tables[request_id] for request_id in self._requests]
 
     @property
     def usage(self) -> Usage:
@@ -113,37 +127,33 @@ class Completion:
         self._num_cached.setdefault(output.request_id, output.num_cached_tokens)
         touched = [choice]
         if output.prompt_logprobs is not None:
-            entries = prompt_entries(
-                self._tokenizer,
-                self._echo[output.request_id],
-                self._requests[output.request_id].prompt_token_ids,
-                output.prompt_logprobs,
-            )
-            for sibling in choices:
-                sibling.add_prompt_logprobs(entries)
+            self._take_prompt_logprobs(output.request_id, output.prompt_logprobs)
             touched = choices
         choice.add(output)
         if choice.finish_reason is not None and output.finish_reason is None:
             self._stream.abort(output.request_id, output.index)
         return touched
 
-
-async def fold(completion: Completion) -> list[Piece]:
-    """The whole answer: one piece for each choice, in order."""
-    folded: dict[int, Piece] = {}
-    texts: dict[int, list[str]] = {}
-    async with completion:
-        async for pieces in completion:
-            for piece in pieces:
-                whole = folded.setdefault(piece.index, Piece(piece.index, ""))
-                texts.setdefault(piece.index, []).append(piece.text)
-                whole.finish_reason = piece.finish_reason
-                if piece.logprobs is not None:
-                    whole.logprobs = whole.logprobs or Logprobs()
-                    whole.logprobs.extend(piece.logprobs)
-    for index, whole in folded.items():
-        whole.text = "".join(texts[index])
-    return [folded[index] for index in sorted(folded)]
+    def _take_prompt_logprobs(
+        self, request_id: str, logprobs: Sequence[TokenLogprobs | None]
+    ) -> None:
+        token_ids = self._requests[request_id].prompt_token_ids
+        shown = self._format
+        if shown.prompt_logprobs is not None:
+            self._prompt_tables[request_id] = prompt_table(
+                self._tokenizer, token_ids, logprobs, shown.prompt_logprobs
+            )
+        if shown.echoed_logprobs is not None:
+            entries = prompt_entries(
+                self._tokenizer,
+                shown.token_name(self._tokenizer),
+                self._echo[request_id],
+                token_ids,
+                logprobs,
+                shown.echoed_logprobs,
+            )
+            for choice in self._choices[request_id]:
+                choice.add_prompt_logprobs(entries)
 
 
 def _generation_failed(output: ChoiceOutput) -> ApiError:

@@ -6,35 +6,76 @@ Refuses what cannot fit before it is tokenized: tokenizers take long over megaby
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from server.tokenizer import Tokenizer
+from server.tokenizer.fill_in_middle import FillInMiddle
 from server.wire.errors import ApiError, bad_request
 from server.wire.fields import Prompt
 from server.wire.limits import TOKENIZE_INLINE_CHARACTERS
+from server.wire.parameter_names import unsupported
+from server.wire.schemas import CompletionRequest
 from server.wire.validation import out_of_bounds
 
 
-async def encode_prompts(
-    prompts: list[Prompt], tokenizer: Tokenizer, *, vocab_size: int, max_len: int, max_tokens: int
-) -> list[list[int]]:
-    """Token ids of each prompt, none empty, each with room for `max_tokens` more in `max_len`.
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """`text` is what an echo shows: the prompt as it was sent, or what was left of it."""
 
-    Raises ApiError 400: an id outside the vocabulary, or more than the model can hold.
+    token_ids: list[int]
+    text: str
+
+
+async def encode_prompts(
+    body: CompletionRequest, tokenizer: Tokenizer, *, vocab_size: int, max_len: int
+) -> list[EncodedPrompt]:
+    """Each prompt, none empty, each with room for `max_tokens` more in `max_len`.
+
+    Raises ApiError 400: an id outside the vocabulary, more than the model can hold, a suffix where
+    the model has no tokens to mark one.
     """
-    size = 0
-    for prompt in prompts:
-        if isinstance(prompt, str):
-            num_bytes = len(prompt.encode())
-            if num_bytes > max_len * tokenizer.max_token_bytes:
-                least = -(-num_bytes // tokenizer.max_token_bytes)
-                raise _too_long(f"at least {least}", max_len, max_tokens)
-            size += num_bytes
-    if size > TOKENIZE_INLINE_CHARACTERS:
-        encoded = await asyncio.to_thread(_encode, prompts, tokenizer)
-    else:
-        encoded = _encode(prompts, tokenizer)
-    for position, (prompt, token_ids) in enumerate(zip(prompts, encoded, strict=True)):
-        param = "prompt" if len(prompts) == 1 else f"prompt[{position}]"
+    encoder = _PromptEncoder(body, tokenizer, vocab_size, max_len)
+    if encoder.size > TOKENIZE_INLINE_CHARACTERS:
+        return await asyncio.to_thread(encoder.encode_all)
+    return encoder.encode_all()
+
+
+class _PromptEncoder:
+    """Encodes the prompts of one request. Raises what `encode_prompts` raises."""
+
+    def __init__(
+        self, body: CompletionRequest, tokenizer: Tokenizer, vocab_size: int, max_len: int
+    ) -> None:
+        self._body = body
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._max_len = max_len
+        self._markers = _markers(tokenizer) if body.suffix else None
+        sizes = [len(prompt.encode()) for prompt in body.prompt if isinstance(prompt, str)]
+        suffix_size = len(body.suffix.encode())
+        self.size = sum(sizes) + suffix_size * len(body.prompt)
+        longest = max(sizes, default=0) + suffix_size
+        if body.truncate_prompt_tokens is None and longest > max_len * tokenizer.max_token_bytes:
+            least = -(-longest // tokenizer.max_token_bytes)
+            raise self._too_long(f"at least {least}")
+
+    def encode_all(self) -> list[EncodedPrompt]:
+        prompts = self._body.prompt
+        return [
+            self._encode("prompt" if len(prompts) == 1 else f"prompt[{position}]", prompt)
+            for position, prompt in enumerate(prompts)
+        ]
+
+    def _encode(self, param: str, prompt: Prompt) -> EncodedPrompt:
+        body, tokenizer = self._body, self._tokenizer
+        if not isinstance(prompt, str):
+            check_token_ids(param, prompt, self._vocab_size)
+        if self._markers is not None:
+            token_ids = self._fill(self._markers, prompt)
+        elif isinstance(prompt, str):
+            token_ids = tokenizer.encode(prompt, body.add_special_tokens)
+        else:
+            token_ids = prompt
         if not token_ids:
             raise bad_request(
                 "prompt",
@@ -42,31 +83,51 @@ async def encode_prompts(
                 f"Invalid '{param}': it has no tokens, and this model has no token that starts a "
                 "document.",
             )
-        if not isinstance(prompt, str):
-            _check_token_ids(param, token_ids, vocab_size)
-        if len(token_ids) + max_tokens > max_len:
-            raise _too_long(str(len(token_ids)), max_len, max_tokens)
-    return encoded
+        kept = self._truncate(token_ids)
+        if len(kept) + body.max_tokens > self._max_len:
+            raise self._too_long(str(len(kept)))
+        text = ""
+        if body.echo:
+            is_whole = isinstance(prompt, str) and len(kept) == len(token_ids)
+            text = str(prompt) if is_whole else tokenizer.decode(kept, body.skip_special_tokens)
+        return EncodedPrompt(kept, text)
+
+    def _fill(self, markers: FillInMiddle, prompt: Prompt) -> list[int]:
+        """The prompt whose continuation belongs between `prompt` and the suffix."""
+        tokenizer = self._tokenizer
+        before = tokenizer.encode(prompt, False) if isinstance(prompt, str) else prompt
+        token_ids = markers.join(before, tokenizer.encode(self._body.suffix, False))
+        return tokenizer.begin_document(token_ids) if self._body.add_special_tokens else token_ids
+
+    def _truncate(self, token_ids: list[int]) -> list[int]:
+        limit = self._body.truncate_prompt_tokens
+        if limit is None:
+            return token_ids
+        if limit == -1:  # as much as fits
+            limit = max(self._max_len - self._body.max_tokens, 1)
+        return token_ids[-limit:] if self._body.truncation_side == "left" else token_ids[:limit]
+
+    def _too_long(self, num_prompt_tokens: str) -> ApiError:
+        return bad_request(
+            "prompt",
+            "context_length_exceeded",
+            f"This model's maximum context length is {self._max_len} tokens, however you requested "
+            f"{num_prompt_tokens} tokens in your prompt and {self._body.max_tokens} tokens for the "
+            "completion. Please reduce the length of the prompt or 'max_tokens'.",
+        )
 
 
-def _encode(prompts: list[Prompt], tokenizer: Tokenizer) -> list[list[int]]:
-    return [tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+def _markers(tokenizer: Tokenizer) -> FillInMiddle:
+    if tokenizer.fill_in_middle is None:
+        raise unsupported("suffix", "this model's vocabulary has no tokens to mark a gap with")
+    return tokenizer.fill_in_middle
 
 
-def _check_token_ids(param: str, token_ids: list[int], vocab_size: int) -> None:
+def check_token_ids(param: str, token_ids: list[int], vocab_size: int) -> None:
+    """Raises ApiError 400 that names the position of an id outside the vocabulary."""
     lowest, highest = min(token_ids), max(token_ids)
     if lowest < 0:
         raise out_of_bounds(f"{param}[{token_ids.index(lowest)}]", ">=", 0, lowest)
     if highest >= vocab_size:
         position = token_ids.index(highest)
         raise out_of_bounds(f"{param}[{position}]", "<=", vocab_size - 1, highest)
-
-
-def _too_long(num_prompt_tokens: str, max_len: int, max_tokens: int) -> ApiError:
-    return bad_request(
-        "prompt",
-        "context_length_exceeded",
-        f"This model's maximum context length is {max_len} tokens, however you requested "
-        f"{num_prompt_tokens} tokens in your prompt and {max_tokens} tokens for the completion. "
-        "Please reduce the length of the prompt or 'max_tokens'.",
-    )

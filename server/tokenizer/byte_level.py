@@ -67,6 +67,7 @@ def load_gguf(data: TokenizerData) -> VocabularyTokenizer:
             for token_id, token_type in enumerate(types)
             if token_type not in (_NORMAL, _USER_DEFINED)
         },
+        added_ids=special_ids,
         add_bos=data.add_bos,
     )
 

@@ -41,11 +41,8 @@ def load_tokenizer_json(data: TokenizerData) -> VocabularyTokenizer:
         return tokenizer.encode(text, add_special_tokens=False).ids
 
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    special_names = {
-        token_id: token.content
-        for token_id, token in tokenizer.get_added_tokens_decoder().items()
-        if token.special
-    }
+    added = tokenizer.get_added_tokens_decoder()
+    special_names = {token_id: token.content for token_id, token in added.items() if token.special}
     token_bytes = [b""] * (max(vocabulary.values(), default=-1) + 1)
     for token, token_id in vocabulary.items():
         if token_id not in special_names:
@@ -57,6 +54,7 @@ def load_tokenizer_json(data: TokenizerData) -> VocabularyTokenizer:
         encode_text=encode_text,
         token_bytes=token_bytes,
         special_names=special_names,
+        added_ids={token.content: token_id for token_id, token in added.items()},
         add_bos=data.add_bos or first_ids == [data.bos_token_id],
         drops_first_space=rule.drops_first_space,
     )

@@ -6,10 +6,13 @@ each failure. These raise ApiError, which passes through pydantic unchanged. No 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from server.wire.errors import bad_request
 from server.wire.limits import (
+    MAX_BAD_WORD_LENGTH,
+    MAX_BAD_WORDS,
+    MAX_CACHE_SALT_LENGTH,
     MAX_ECHOED_NAME,
     MAX_LOGIT_BIAS,
     MAX_PROMPTS,
@@ -60,6 +63,13 @@ def parse_prompts(value: Any) -> list[Prompt]:
     raise wrong_type("prompt", _PROMPT_SHAPES, value[0])
 
 
+def parse_token_ids(param: str, value: Any) -> list[int]:
+    """An array of integers, which may be empty; whether they are tokens is not known here."""
+    if not isinstance(value, list):
+        raise wrong_type(param, "an array of token ids", value)
+    return _token_ids(param, value) if value else []
+
+
 def _token_ids(param: str, value: list[Any]) -> list[int]:
     if {type(item) for item in value} != {int}:
         position = next(i for i, item in enumerate(value) if type(item) is not int)
@@ -72,22 +82,79 @@ def parse_stop(value: Any) -> list[str]:
     if value is None:
         return []
     if isinstance(value, str):
-        return [_stop_string("stop", value)]
+        return [_check_string("stop", value, MAX_STOP_LENGTH)]
     if not isinstance(value, list):
         raise wrong_type("stop", "a string or an array of strings", value)
     if len(value) > MAX_STOP_STRINGS:
         raise too_many("stop", MAX_STOP_STRINGS, len(value))
-    return [_stop_string(f"stop[{position}]", item) for position, item in enumerate(value)]
+    for position, item in enumerate(value):
+        _check_string(f"stop[{position}]", item, MAX_STOP_LENGTH)
+    return value
 
 
-def _stop_string(param: str, value: Any) -> str:
+def _check_string(param: str, value: Any, max_length: int) -> str:
     if not isinstance(value, str):
         raise wrong_type(param, "a string", value)
     if not value:
         raise empty_string(param)
-    if len(value) > MAX_STOP_LENGTH:
-        raise too_long(param, MAX_STOP_LENGTH, len(value))
+    if len(value) > max_length:
+        raise too_long(param, max_length, len(value))
     return value
+
+
+def parse_bad_words(value: Any) -> list[str]:
+    """Words that must not come up; `null` and [] are none."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise wrong_type("bad_words", "an array of strings", value)
+    if len(value) > MAX_BAD_WORDS:
+        raise too_many("bad_words", MAX_BAD_WORDS, len(value))
+    for position, word in enumerate(value):
+        _check_string(f"bad_words[{position}]", word, MAX_BAD_WORD_LENGTH)
+    return value
+
+
+def parse_allowed_token_ids(value: Any) -> list[int] | None:
+    """The only tokens that may come up; `null` allows all, [] is refused."""
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise wrong_type("allowed_token_ids", "an array of token ids", value)
+    if not value:
+        raise empty_array("allowed_token_ids")
+    return _token_ids("allowed_token_ids", value)
+
+
+def parse_cache_salt(value: Any) -> str:
+    """What separates prefix caches; `null` is none. Raises for characters of paths and keys."""
+    if value is None:
+        return ""
+    salt = _check_string("cache_salt", value, MAX_CACHE_SALT_LENGTH)
+    if any(char in "@/\\\0" for char in salt):
+        raise bad_request(
+            "cache_salt",
+            "invalid_value",
+            "Invalid 'cache_salt': it must not contain '@', '/', a backslash or NUL.",
+        )
+    return salt
+
+
+def parse_early_stopping(value: Any) -> bool | Literal["never"]:
+    """When a beam search ends; `null` is false."""
+    if value is None:
+        return False
+    if isinstance(value, bool):
+        return value
+    if value == "never":
+        return "never"
+    if isinstance(value, str):
+        raise bad_request(
+            "early_stopping",
+            "invalid_value",
+            "Invalid 'early_stopping': expected true, false or \"never\".",
+        )
+    raise wrong_type("early_stopping", 'a boolean or "never"', value)
 
 
 def parse_logit_bias(value: Any) -> dict[int, float]:

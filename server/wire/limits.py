@@ -10,15 +10,20 @@ MAX_PIPELINED = 128  # requests that wait for the answer to an earlier one on th
 RECEIVE_DEADLINE_SECONDS = 30.0  # from the first byte of a request to its last
 LINGER_SECONDS = 2.0  # for a refused client to read why
 
+MAX_MODEL_NAME = 256
 MAX_CHOICES = 128  # `n`, as in OpenAI's specification
 MAX_PROMPTS = 1024
-MAX_SEQUENCES = 1024  # prompts x n
+MAX_BEST_OF = 20
+MAX_SEQUENCES = 1024  # prompts x n, or x best_of
 MAX_TOKENS = 2**31 - 1
 MAX_STOP_STRINGS = 16  # OpenAI says 4, an evaluation harness sends 6
 MAX_STOP_LENGTH = 256
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIAS = 1024
 MAX_LOGPROBS = 20
+MAX_BAD_WORDS = 128
+MAX_BAD_WORD_LENGTH = 256
+MAX_CACHE_SALT_LENGTH = 128
 MAX_USER_LENGTH = 512
 
 MAX_ECHOED_CHARACTERS = 200  # of a client's input, in an error message

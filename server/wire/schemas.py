@@ -12,9 +12,21 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticUseDefault
 
-from server.wire.errors import bad_request
-from server.wire.fields import Prompt, parse_logit_bias, parse_prompts, parse_stop
+from server.wire.fields import (
+    Prompt,
+    parse_allowed_token_ids,
+    parse_bad_words,
+    parse_cache_salt,
+    parse_early_stopping,
+    parse_logit_bias,
+    parse_prompts,
+    parse_stop,
+)
 from server.wire.limits import (
+    MAX_BAD_WORD_LENGTH,
+    MAX_BAD_WORDS,
+    MAX_BEST_OF,
+    MAX_CACHE_SALT_LENGTH,
     MAX_CHOICES,
     MAX_LOGIT_BIAS,
     MAX_LOGPROBS,
@@ -25,7 +37,6 @@ from server.wire.limits import (
     MAX_TOKENS,
     MAX_USER_LENGTH,
 )
-from server.wire.parameter_names import check_names, unsupported
 
 T = TypeVar("T")
 
@@ -42,6 +53,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 _TOKEN_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_NULL = {"type": "null"}
 _PROMPT_SCHEMA = {
     "anyOf": [
         {"type": "string"},
@@ -59,6 +71,13 @@ _STOP_SCHEMA = {
         {"type": "null"},
     ]
 }
+_BAD_WORD = {"type": "string", "minLength": 1, "maxLength": MAX_BAD_WORD_LENGTH}
+_BAD_WORDS_SCHEMA = {
+    "anyOf": [{"type": "array", "items": _BAD_WORD, "maxItems": MAX_BAD_WORDS}, _NULL]
+}
+_CACHE_SALT = {"type": "string", "minLength": 1, "maxLength": MAX_CACHE_SALT_LENGTH}
+_CACHE_SALT_SCHEMA = {"anyOf": [_CACHE_SALT | {"pattern": r"^[^@/\\\x00]+$"}, _NULL]}
+_EARLY_STOPPING_SCHEMA = {"anyOf": [{"type": "boolean"}, {"const": "never"}, _NULL]}
 _LOGIT_BIAS_SCHEMA = {
     "anyOf": [
         {
@@ -91,7 +110,7 @@ class CompletionRequest(BaseModel):
 
     model: str = Field(min_length=1)
     prompt: Annotated[list[Prompt], PlainValidator(parse_prompts), WithJsonSchema(_PROMPT_SCHEMA)]
-    best_of: Annotated[int, Field(ge=0, le=20)] | None = None
+    best_of: Annotated[int, Field(ge=0, le=MAX_BEST_OF)] | None = None
     echo: Nullable[bool] = False
     frequency_penalty: Nullable[Penalty] = 0.0
     logit_bias: Annotated[
@@ -107,6 +126,7 @@ class CompletionRequest(BaseModel):
     )
     stream: Nullable[bool] = False
     stream_options: StreamOptions | None = None
+    suffix: Nullable[str] = ""
     temperature: Nullable[Annotated[float, Field(ge=0, le=2)]] = 1.0
     top_p: Nullable[Probability] = 1.0
     user: Annotated[str, Field(max_length=MAX_USER_LENGTH)] | None = None
@@ -119,29 +139,41 @@ class CompletionRequest(BaseModel):
     stop_token_ids: Nullable[Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS)]] = (
         Field(default_factory=list)
     )
+    include_stop_str_in_output: Nullable[bool] = False
+    allowed_token_ids: Annotated[
+        list[int] | None,
+        PlainValidator(parse_allowed_token_ids),
+        WithJsonSchema({"anyOf": [_TOKEN_IDS, _NULL]}),
+    ] = None
+    bad_words: Annotated[
+        list[str], PlainValidator(parse_bad_words), WithJsonSchema(_BAD_WORDS_SCHEMA)
+    ] = Field(default_factory=list)
+    add_special_tokens: Nullable[bool] = True
+    skip_special_tokens: Nullable[bool] = True
+    spaces_between_special_tokens: Nullable[bool] = Field(
+        default=True, description="Accepted, no effect: no vocabulary here has such spaces."
+    )
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=MAX_TOKENS)] | None = None
+    truncation_side: Nullable[Literal["left", "right"]] = "left"
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    return_tokens_as_token_ids: Nullable[bool] = False
+    return_token_ids: Nullable[bool] = False
+    priority: Nullable[Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]] = 0
+    cache_salt: Annotated[
+        str, PlainValidator(parse_cache_salt), WithJsonSchema(_CACHE_SALT_SCHEMA)
+    ] = ""
+    use_beam_search: Nullable[bool] = False
+    length_penalty: Nullable[Annotated[float, Field(ge=-100, le=100)]] = 1.0
+    early_stopping: Annotated[
+        bool | Literal["never"],
+        PlainValidator(parse_early_stopping),
+        WithJsonSchema(_EARLY_STOPPING_SCHEMA),
+    ] = False
 
-    def check(self, *, allow_unknown_params: bool) -> None:
-        """The rules that involve several fields, and names. Raises ApiError 400."""
-        check_names(self.model_extra or {}, type(self).model_fields, allow_unknown_params)
-        if self.best_of is not None and self.best_of > 1 and self.best_of != self.n:
-            if self.best_of < self.n:
-                raise bad_request(
-                    "best_of", "invalid_value", "Invalid 'best_of': it must be at least 'n'."
-                )
-            raise unsupported("best_of", "the server returns all it generates; use 'n'")
-        if self.stream_options is not None and not self.stream:
-            raise bad_request(
-                "stream_options",
-                "invalid_value",
-                "Invalid 'stream_options': it is only allowed when 'stream' is true.",
-            )
-        if self.min_tokens > self.max_tokens:
-            raise bad_request(
-                "min_tokens",
-                "invalid_value",
-                f"Invalid 'min_tokens': {self.min_tokens} is more than 'max_tokens', "
-                f"which is {self.max_tokens}.",
-            )
+    @property
+    def num_generated(self) -> int:
+        """How many choices of each prompt are generated; `n` of them are returned."""
+        return max(self.n, self.best_of or 0)
 
 
 class PromptTokensDetails(BaseModel):

@@ -163,6 +163,18 @@ def test_bos_comes_first_and_once_if_the_model_wants_it():
     assert tokenizer.encode("") == [1]
 
 
+def test_special_tokens_need_not_be_added():
+    tokenizer = load_tokenizer(small(add_bos=True))
+    assert tokenizer.encode("hello", add_special_tokens=False) == [0]
+    assert tokenizer.encode("", add_special_tokens=False) == []
+
+
+def test_special_tokens_may_be_shown():
+    tokenizer = load_tokenizer(small())
+    assert tokenizer.decode([1, 7, 11, 10, 5], skip_special_tokens=False) == "<s>he<tool>s<tool>e"
+    assert tokenizer.decode([99], skip_special_tokens=False) == ""
+
+
 def test_an_empty_text_is_the_start_of_a_document():
     assert load_tokenizer(small()).encode("") == [1]
     assert load_tokenizer(small(bos_token_id=None)).encode("") == [10]

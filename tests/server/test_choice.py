@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pytest
 from byte_tokenizer import EOS, byte_tokenizer
 from fake_engine import logprobs_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import ChoiceOutput, FinishReason
-from server.completion.choice import Choice, Piece
+from server.completion.choice import Choice, ChoiceFormat, Piece
 from server.completion.logprobs import Logprobs
 from server.text import StopAutomaton
 
@@ -47,15 +48,24 @@ def tell(
     logprobs: bool = False,
     min_tokens: int = 0,
     prompt_text: str = "",
+    includes_stop: bool = False,
+    skips_special_tokens: bool = True,
+    returns_token_ids: bool = False,
 ) -> Told:
     """Feed a choice groups of tokens of these sizes (then one by one), as the engine would."""
     choice = Choice(
         0,
         TOKENIZER,
-        stop=StopAutomaton(stop) if stop else None,
-        logprobs=logprobs,
-        min_tokens=min_tokens,
+        ChoiceFormat(
+            stop=StopAutomaton(stop) if stop else None,
+            includes_stop=includes_stop,
+            logprobs=1 if logprobs else None,
+            min_tokens=min_tokens,
+            skips_special_tokens=skips_special_tokens,
+            returns_token_ids=returns_token_ids,
+        ),
         prompt_text=prompt_text,
+        prompt_token_ids=[1, 2],
     )
     pieces = []
     left = list(token_ids)
@@ -113,11 +123,37 @@ def test_grouping_changes_nothing(
     assert one.text == other.text
     assert one.logprobs == other.logprobs
     assert one.choice.num_tokens == other.choice.num_tokens
+    counted = [logprobs_of(token_id, 0).logprob for token_id in token_ids[: one.choice.num_tokens]]
+    for told in (one, other):
+        assert told.choice.sum_logprobs == pytest.approx(sum(counted))
     assert one.choice.finish_reason == other.choice.finish_reason
     assert tell(token_ids, sizes, stop=stop, prompt_text="é:").text == one.text
     offsets = one.logprobs.text_offset
     assert offsets == sorted(offsets)
     assert all(2 <= offset <= len(one.text) for offset in offsets)
+
+
+@given(texts, stops, groupings)
+def test_the_stop_string_is_included_when_asked_for(
+    text: str, stop: list[str], sizes: list[int]
+) -> None:
+    told = tell(list(text.encode()), sizes, stop=stop, includes_stop=True, logprobs=True)
+    before = cut(text, stop)
+    ends = [before + s for s in stop if text.startswith(before + s)]
+    assert told.text in (ends or [text])
+    assert "".join(told.logprobs.tokens) or not told.text
+    assert all(offset < len(told.text) for offset in told.logprobs.text_offset)
+
+
+@given(texts, stops, groupings)
+def test_token_ids_are_those_that_were_counted(
+    text: str, stop: list[str], sizes: list[int]
+) -> None:
+    told = tell(list(text.encode()), sizes, stop=stop, returns_token_ids=True)
+    extras = [piece.extras for piece in told.pieces if piece.extras is not None]
+    assert [e.prompt_token_ids for e in extras] == [[1, 2], *[None] * (len(extras) - 1)]
+    token_ids = [token_id for e in extras for token_id in e.token_ids or []]
+    assert token_ids == list(text.encode())[: told.choice.num_tokens]
 
 
 @given(texts, stops, groupings)

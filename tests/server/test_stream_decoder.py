@@ -57,3 +57,10 @@ def test_the_space_of_a_documents_first_word_is_left_out_after_bos_only():
     assert decode_in_pieces(StreamDecoder(table, 0), [[0, 1, 2]]) == "once upon"
     assert decode_in_pieces(StreamDecoder(table, 0), [[], [1, 0, 2]]) == " once upon"
     assert decode_in_pieces(StreamDecoder(table), [[0, 1, 2]]) == " once upon"
+
+
+def test_that_space_is_left_out_after_the_name_of_bos_too():
+    table = [b"<s>", b" once", b" upon", b""]
+    assert decode_in_pieces(StreamDecoder(table, 0), [[0], [3], [1], [2]]) == "<s>once upon"
+    assert decode_in_pieces(StreamDecoder(table, 0), [[0, 1, 2]]) == "<s>once upon"
+    assert decode_in_pieces(StreamDecoder(table, 9), [[9, 1, 0, 2]]) == "once<s> upon"

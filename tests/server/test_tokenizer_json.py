@@ -116,6 +116,14 @@ def test_sentence_piece_agrees_with_the_library(sentence_piece, sentence_piece_t
     assert sentence_piece_tokenizer.decode(token_ids) == sentence_piece.decode(token_ids) == text
 
 
+@given(text=st.text(alphabet=st.characters(codec="utf-8", exclude_characters="▁")))
+def test_sentence_piece_with_special_tokens_round_trips(sentence_piece_tokenizer, text):
+    token_ids = sentence_piece_tokenizer.encode(text)
+    shown = sentence_piece_tokenizer.decode(token_ids, skip_special_tokens=False)
+    assert shown == "<s>" + text
+    assert sentence_piece_tokenizer.encode(shown) == token_ids
+
+
 @pytest.mark.parametrize("kind", ["byte_level_tokenizer", "sentence_piece_tokenizer"])
 @given(data=st.data())
 def test_any_ids_stream_as_they_decode(request, kind, data):

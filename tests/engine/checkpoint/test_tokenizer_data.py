@@ -27,6 +27,7 @@ def test_gguf_vocabulary(tmp_path: Path) -> None:
         eos_token_ids=(4,),
         add_bos=False,
         chat_template="{{ messages }}",
+        special_tokens={"bos_token": "<|start|>", "eos_token": "<|end|>"},
     )
 
 
@@ -101,6 +102,18 @@ def test_gguf_refusals(tmp_path: Path, metadata: Any, complaint: str) -> None:
         from_gguf(tmp_path, **metadata)
 
 
+def test_gguf_names_of_special_tokens(tmp_path: Path) -> None:
+    ids = {"tokenizer__ggml__padding_token_id": 5, "tokenizer__ggml__unknown_token_id": 99}
+    assert from_gguf(tmp_path, **ids).special_tokens == {
+        "bos_token": "<|start|>",
+        "eos_token": "<|end|>",
+        "pad_token": "<|turn|>",
+    }
+    assert from_gguf(tmp_path, tokenizer__ggml__bos_token_id=None).special_tokens == {
+        "eos_token": "<|end|>"
+    }
+
+
 def from_folder(folder: Path, files: dict[str, Any] | None = None, **config: Any) -> TokenizerData:
     write_huggingface(folder, **config)
     for name, content in (files or {}).items():
@@ -110,7 +123,14 @@ def from_folder(folder: Path, files: dict[str, Any] | None = None, **config: Any
 
 
 def test_folder_with_a_tokenizer(tmp_path: Path) -> None:
-    settings = {"chat_template": "{{ x }}", "add_bos_token": True}
+    settings = {
+        "chat_template": "{{ x }}",
+        "add_bos_token": True,
+        "tokenizer_class": "LlamaTokenizer",
+        "eos_token": "</s>",
+        "pad_token": {"content": "<pad>", "lstrip": False},
+        "unk_token": None,
+    }
     data = from_folder(tmp_path, {"tokenizer.json": "{}", "tokenizer_config.json": settings})
     assert data == TokenizerData(
         kind="tokenizer.json",
@@ -123,6 +143,8 @@ def test_folder_with_a_tokenizer(tmp_path: Path) -> None:
         eos_token_ids=(4,),
         add_bos=True,
         chat_template="{{ x }}",
+        special_tokens={"eos_token": "</s>", "pad_token": "<pad>"},
+        tokenizer_class="LlamaTokenizer",
     )
 
 

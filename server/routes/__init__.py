@@ -1,0 +1,9 @@
+"""The URLs of the API, one file for each noun. Each handler reads as: parse, build, answer."""
+
+from fastapi import APIRouter
+
+from server.routes import completions, engines, health, models, tokenization, version
+
+router = APIRouter()
+for _part in (completions, engines, models, tokenization, health, version):
+    router.include_router(_part.router)
