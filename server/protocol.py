@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import httptools
 from uvicorn import Config
@@ -26,7 +27,6 @@ from server.wire.head import (
 )
 from server.wire.limits import (
     LINGER_SECONDS,
-    MAX_BODY_BYTES,
     MAX_HEADER_BYTES,
     MAX_HEADERS,
     MAX_PIPELINED,
@@ -56,11 +56,10 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._receive_deadline = receive_deadline
         self._deadline: asyncio.TimerHandle | None = None
-        self._is_refused = False
+        self._is_ending = False
         self._is_head_complete = False
         self._num_headers = 0
         self._num_header_bytes = 0
-        self._num_body_bytes = 0
         # What the parser keeps to itself, because a header has not ended yet; see `data_received`.
         self._num_pending_bytes = 0
 
@@ -76,7 +75,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_refused:
+        if self._is_ending:
             return
         self._unset_keepalive_if_required()
         self._begin_deadline()
@@ -110,8 +109,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._begin_deadline()
         self._is_head_complete = False
-        self._num_headers = self._num_header_bytes = self._num_body_bytes = 0
-        self._num_pending_bytes = 0
+        self._num_headers = self._num_header_bytes = self._num_pending_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self._num_pending_bytes = 0
@@ -135,16 +133,15 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self._is_head_complete = True
         self._num_pending_bytes = 0
+        answer_transport = _AnswerTransport(self.transport, self._close_after_answer)
+        self.cycle.transport = cast("asyncio.Transport", answer_transport)
         if self.expect_100_continue:
             # Its body may never come, once the client has an answer instead of a 100.
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._num_pending_bytes = 0
-        self._num_body_bytes += len(body)
-        if self.cycle.response_complete and self._num_body_bytes > MAX_BODY_BYTES:
-            self.transport.close()  # nobody wants it, and there is no end of it
-        super().on_body(body)
+        super().on_body(body)  # drops it if the request has been answered
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -158,9 +155,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._deadline is not None:  # the next request could not be read until now
-            self._end_deadline()
+        if self._deadline is not None and not self._is_ending:
+            self._end_deadline()  # the next request could not be read until now
             self._begin_deadline()
+
+    def _close_after_answer(self) -> None:
+        if self.cycle.more_body and not self.transport.is_closing():
+            self._linger()
+        else:
+            self.transport.close()
 
     # Deadlines and refusals.
 
@@ -188,19 +191,23 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: ApiError) -> None:
         """Read no more, answer what was being received with `error` if it can be, and close."""
-        self._is_refused = True
+        self._is_ending = True
         self._end_deadline()
+        if self.transport.is_closing():
+            return
         newest = self.cycle
         if newest is not None and newest.more_body:  # it is this one that was being received
             if self.pipeline or newest.response_started:
                 self.transport.close()
                 return
-            newest.disconnected = True  # the handler waits for a body that never comes
+            newest.disconnected = True  # its handler waits for a body that never comes
+            newest.waiting_for_100_continue = False
             newest.message_event.set()
         elif newest is not None and not newest.response_complete:
             newest.keep_alive = False  # it is answered, and then the connection closed
             return
         self._write_refusal(error)
+        self._linger()
 
     def _write_refusal(self, error: ApiError) -> None:
         request_id = new_request_id()
@@ -213,8 +220,26 @@ class HttpProtocol(HttpToolsProtocol):
         ]
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
         self.transport.write(b"%s%s\r\n%s" % (STATUS_LINE[error.status], head, response.body))
-        # Closed at once, with bytes of the client's unread, the connection would be reset, and the
-        # answer might be lost with it.
+
+    def _linger(self) -> None:
+        """Send no more, drop what comes, and close soon, or when the client does.
+
+        Closed at once, with bytes of the client's unread, the connection would be reset, and the
+        answer might be lost with it.
+        """
+        self._is_ending = True
+        self.pipeline.clear()
+        self._end_deadline()
+        self._deadline = self.loop.call_later(LINGER_SECONDS, self.transport.close)
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._close_after(LINGER_SECONDS)
+        self.flow.resume_reading()
+
+
+class _AnswerTransport:
+    """What uvicorn needs of a transport to write an answer, with a `close` of our own."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close

@@ -8,7 +8,7 @@ MAX_HEADERS = 100
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_PIPELINED = 128  # requests that wait for the answer to an earlier one on their connection
 RECEIVE_DEADLINE_SECONDS = 30.0  # from the first byte of a request to its last
-LINGER_SECONDS = 2.0  # for a refused client to read why
+LINGER_SECONDS = 5.0  # for a client that still sends to notice that it was refused
 
 MAX_MODEL_NAME = 256
 MAX_CHOICES = 128  # `n`, as in OpenAI's specification
