@@ -54,14 +54,20 @@ class Connection:
         await asyncio.wait_for(task, 30)
         return num_bytes
 
-    async def answer(self) -> Answer:
-        """The next answer, whose body has a Content-Length."""
+    async def answer(self, *, is_head: bool = False) -> Answer:
+        """The next answer. Its body has a Content-Length or goes on to the end, in its chunks."""
         async with asyncio.timeout(30):
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             lines = head.split("\r\n")
-            headers = dict(line.lower().split(": ", 1) for line in lines[1:-2])
-            length = int(headers.get("content-length", 0))
-            body = await self._reader.readexactly(length)
+            headers = {}
+            for line in lines[1:-2]:
+                name, _, value = line.partition(": ")
+                headers[name.lower()] = value
+            if "content-length" in headers:
+                length = 0 if is_head else int(headers["content-length"])
+                body = await self._reader.readexactly(length)
+            else:
+                body = await self.rest()
         return Answer(int(lines[0].split(" ")[1]), headers, body)
 
     async def rest(self) -> bytes:

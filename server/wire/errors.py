@@ -55,9 +55,13 @@ class ApiError(Exception):
         return Response(self.envelope(), self.status, self.headers, "application/json")
 
 
-def bad_request(param: str | None, code: str | None, message: str) -> ApiError:
+class BadRequest(ApiError, ValueError):
+    """A ValueError too, so that pydantic goes on when a validator raises it, and collects more."""
+
+
+def bad_request(param: str | None, code: str | None, message: str) -> BadRequest:
     """400: something in the request is wrong and `param` says where."""
-    return ApiError(400, message, param=param, code=code)
+    return BadRequest(400, message, param=param, code=code)
 
 
 def unavailable(message: str, code: str) -> ApiError:

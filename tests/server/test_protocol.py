@@ -1,4 +1,7 @@
-"""The wire itself: what is refused before it is a request, and what never ends."""
+"""The wire itself: what never ends, what comes too late, and several requests at once.
+
+What is refused at once are rows of `hostile_rows.py`.
+"""
 
 from __future__ import annotations
 
@@ -52,48 +55,6 @@ async def is_refused(connection: Connection, status: int) -> Answer:
     assert answer.headers["connection"] == "close"
     assert await connection.rest() == b""
     return answer
-
-
-REFUSED = {
-    "no Host": (b"GET /health HTTP/1.1\r\n\r\n", 400),
-    "two Hosts": (GET + b"Host: x\r\n\r\n", 400),
-    "a path in Host": (b"GET / HTTP/1.1\r\nHost: x/health?\r\n\r\n", 400),
-    "length and chunks": (POST + b"Content-Length: 5\r\n" + CHUNKED + b"\r\n0\r\n\r\n", 400),
-    "chunks and length": (POST + CHUNKED + b"Content-Length: 5\r\n\r\n0\r\n\r\n", 400),
-    "two lengths": (POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}", 400),
-    "negative length": (POST + b"Content-Length: -1\r\n\r\n", 400),
-    "length in hex": (POST + b"Content-Length: 0x10\r\n\r\n", 400),
-    "a list of lengths": (POST + b"Content-Length: 2, 2\r\n\r\n{}", 400),
-    "gzip, chunked": (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400),
-    "identity": (POST + b"Transfer-Encoding: identity\r\n\r\n", 400),
-    "chunked twice": (POST + CHUNKED + CHUNKED + b"\r\n0\r\n\r\n", 400),
-    "chunks in HTTP/1.0": (b"POST / HTTP/1.0\r\n" + CHUNKED + b"\r\n0\r\n\r\n", 400),
-    "a bad chunk": (POST + CHUNKED + b"\r\nzz\r\n", 400),
-    "a folded header": (GET + b"A: b\r\n c\r\n\r\n", 400),
-    "a space before the colon": (GET + b"A : b\r\n\r\n", 400),
-    "bare line feeds": (b"GET /health HTTP/1.1\nHost: x\n\n", 400),
-    "HTTP/2 by its preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
-    "HTTP/2 by its number": (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 400),
-    "HTTP/0.9": (b"GET /\r\n\r\n", 400),
-    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
-    "CONNECT": (b"CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\n", 400),
-    "a URL without a path": (b"GET http://x?y HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-    "a method nobody knows": (b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-    "one header of 60 KB": (GET + b"A: %s\r\n\r\n" % (b"a" * 60_000), 431),
-    "one header of 4 MB": (GET + b"A: %s\r\n\r\n" % (b"a" * 4_000_000), 431),
-    "many headers of 1 KB": (GET + (b"A: %s\r\n" % (b"a" * 1000)) * 40 + END, 431),
-    "101 headers": (GET + b"A: b\r\n" * 100 + END, 431),
-    "101 trailers": (POST + CHUNKED + b"\r\n1\r\n \r\n0\r\n" + b"A: b\r\n" * 101 + END, 431),
-    "a URL of 64 KB": (b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"a" * 65536), 414),
-}
-
-
-@pytest.mark.parametrize(("data", "status"), REFUSED.values(), ids=REFUSED.keys())
-async def test_what_is_refused(client: httpx.AsyncClient, data: bytes, status: int) -> None:
-    async with connect(client) as connection:
-        connection.send(data)
-        await is_refused(connection, status)
-    assert (await client.get("/health")).status_code == 200
 
 
 @pytest.mark.parametrize(
