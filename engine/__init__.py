@@ -22,6 +22,7 @@ from engine.messages import EngineInfo
 from engine.request import (
     BeamSearch,
     ChoiceOutput,
+    Failure,
     FinishReason,
     Request,
     SamplingParams,
@@ -43,6 +44,7 @@ __all__ = [
     "EngineInfo",
     "EngineStartError",
     "EngineStats",
+    "Failure",
     "FinishReason",
     "ModelConfig",
     "OctavoError",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from engine.request import SamplingParams, TokenLogprobs
+from engine.request import Failure, SamplingParams, TokenLogprobs
 
 
 @dataclass(slots=True)
@@ -68,14 +68,14 @@ class RowOutput:
     """What a launch brought for one scheduled row, in the order of `Batch.rows`.
 
     `token_ids` is empty when `sample` was not asked for, and may hold several tokens (speculation).
-    `prompt_logprobs` runs parallel to `prompt_targets`. `error` is a sentence for the user: the
-    row's request fails, its neighbours go on.
+    `prompt_logprobs` runs parallel to `prompt_targets`. With an `error` the row's request
+    fails, its neighbours go on.
     """
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
-    error: str | None = None
+    error: Failure | None = None
 
 
 class Handle(Protocol):

@@ -28,7 +28,8 @@ class SamplingParams:
     `logprobs` and `prompt_logprobs` are the number of alternatives wanted; None means none at all,
     0 means the token's own log-probability only. `allowed_token_ids` are all that may be drawn,
     None for any. `bad_words` are token sequences that must not come up in the output: the last
-    token of one is never drawn right after the others.
+    token of one is never drawn right after the others. Only where that and `min_tokens` leave
+    nothing, a stop token is drawn too early after all, or else a bad word.
     """
 
     temperature: float = 1.0
@@ -82,6 +83,17 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a choice could not be finished: `code` for programs, `message` one line for the user.
+
+    "numerical_error": the model produced numbers that nothing can be drawn from.
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class TokenLogprobs:
     """Log-probabilities at one position, of the distribution before any sampling parameter.
 
@@ -102,8 +114,8 @@ class ChoiceOutput:
     `token_ids` are the new tokens, the stop token included. `logprobs` has one entry for each of
     them when asked for. `prompt_logprobs` has one entry for each prompt token (None for the first)
     and comes once, with the first output of choice 0. `stop_token_id` names the id that ended the
-    choice. `num_cached_tokens` says how much of the prompt was not computed again. `error` is a
-    sentence for the user, present when `finish_reason` is ERROR.
+    choice. `num_cached_tokens` says how much of the prompt was not computed again. `error` is
+    present when `finish_reason` is ERROR.
     """
 
     request_id: str
@@ -114,4 +126,4 @@ class ChoiceOutput:
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     num_cached_tokens: int = 0
-    error: str | None = None
+    error: Failure | None = None

@@ -25,7 +25,7 @@ from engine.kernels.base import Kernels
 from engine.kv_cache import KVCache
 from engine.messages import EngineInfo
 from engine.models import Model, build_model
-from engine.request import TokenLogprobs
+from engine.request import Failure, TokenLogprobs
 from engine.sampler import Sampled, SamplingState, prompt_logprobs
 from engine.weights import load_random_weights, load_weights
 
@@ -34,9 +34,10 @@ logger = logging.getLogger("octavo.engine")
 # Prompt positions whose logits exist at once: each is a vocabulary's worth of numbers.
 _PROMPT_SLICE = 64
 
-_INVALID_PROMPT = (
+_INVALID_PROMPT = Failure(
+    "numerical_error",
     "the model produced invalid numbers (NaN or infinity) for this prompt; "
-    "if it repeats, the weights are damaged or need --dtype float32"
+    "if it repeats, the weights are damaged or need --dtype float32",
 )
 
 

@@ -15,7 +15,7 @@ from engine.batch import Batch, RowOutput, RowStart, ScheduledRow
 from engine.block_pool import BlockPool
 from engine.config import SchedulerConfig
 from engine.prefix_cache import PrefixCache
-from engine.request import ChoiceOutput, FinishReason, Request
+from engine.request import ChoiceOutput, Failure, FinishReason, Request
 from engine.sequence import Sequence
 
 
@@ -302,7 +302,7 @@ class Scheduler:
         return choice_output
 
     def _output(
-        self, sequence: Sequence, token_ids: list[int], error: str | None = None
+        self, sequence: Sequence, token_ids: list[int], error: Failure | None = None
     ) -> ChoiceOutput:
         stopped = sequence.finish_reason is FinishReason.STOP
         return ChoiceOutput(

@@ -14,6 +14,7 @@ from engine import (
     EngineDeadError,
     EngineInfo,
     EngineStats,
+    Failure,
     FinishReason,
     OutputStream,
     Request,
@@ -111,7 +112,7 @@ class FakeEngine:
                 self._running.remove(running)
         self._change()
 
-    def fail(self, request: Request, error: str) -> None:
+    def fail(self, request: Request, error: Failure) -> None:
         """End the first choice of `request` with an error of its own."""
         for running in self._running:
             if running.request is request:

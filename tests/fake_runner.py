@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 
 from engine.batch import Batch, RowOutput, RowStart, ScheduledRow
-from engine.request import Request, SamplingParams, TokenLogprobs
+from engine.request import Failure, Request, SamplingParams, TokenLogprobs
 
 VOCAB_SIZE = 97
+FAILURE = Failure("made_up", "this row fails")
 
 
 def _extend(digest: bytes, token_id: int) -> bytes:
@@ -109,7 +110,7 @@ class FakeRunner:
                 -1
             ]
         if self.fail_token in token_ids:
-            return RowOutput([], error="this row fails")
+            return RowOutput([], error=FAILURE)
         output = RowOutput([])
         if row.prompt_targets is not None:
             output.prompt_logprobs = [

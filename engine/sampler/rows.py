@@ -1,7 +1,7 @@
 """The sampling parameters of every row, on the host: what a launch needs to plan its stages.
 
 Numbers lie in one table [max_num_seqs] so that a batch is gathered by one indexing; lists (logit
-bias, stop tokens) lie beside it. Plain numpy.
+bias, tokens that may or may not be drawn) lie beside it. Plain numpy.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from engine.batch import RowStart
 from engine.request import SamplingParams
+from engine.sampler.bad_words import BadWords
 from engine.sampler.gumbel import choice_stream
+from engine.sampler.transfer import IntArray
 
-IntArray: TypeAlias = NDArray[np.int64]
 Numbers: TypeAlias = NDArray[Any]  # structured: entries of the table
 
 # Few widths, so that the rows of a batch share one `topk`.
@@ -33,6 +34,9 @@ _ROW = np.dtype(
         ("width", np.int32),  # the best tokens to look at, for DrawMethod.BEST
         ("penalized", np.bool_),
         ("biased", np.bool_),
+        ("restricted", np.bool_),  # has allowed tokens
+        ("censored", np.bool_),  # has bad words
+        ("keeps_history", np.bool_),  # a draw looks at the tokens before it
         ("temperature", np.float32),
         ("max_drop", np.float32),  # -log(min_p), inf where off
         ("top_k", np.int32),  # the vocabulary's size where off
@@ -40,6 +44,7 @@ _ROW = np.dtype(
         ("repetition", np.float32),
         ("presence", np.float32),
         ("frequency", np.float32),
+        ("num_prompt_tokens", np.int64),
         ("min_position", np.int64),  # from here on stop tokens may be drawn
         ("num_top", np.int32),  # alternatives wanted, -1 for no logprobs at all
     ]
@@ -56,11 +61,16 @@ class DrawMethod(IntEnum):
 
 
 class RowLists(NamedTuple):
-    """A row's distinct token ids with a bias, their bias, and its stop token ids."""
+    """What a row has lists of; token ids are distinct and the model has them.
 
-    bias_ids: np.ndarray
-    bias: np.ndarray
-    stop_ids: np.ndarray
+    `bias` runs parallel to `bias_ids`. No `allowed_ids`: all are allowed.
+    """
+
+    bias_ids: IntArray
+    bias: NDArray[np.float32]
+    stop_ids: IntArray
+    allowed_ids: IntArray
+    bad_words: BadWords
 
 
 class RowTable:
@@ -79,12 +89,18 @@ class RowTable:
         # A token that the model does not have cannot be drawn: nothing to do for it.
         bias = {i: value for i, value in params.logit_bias.items() if 0 <= i < vocab_size}
         stop_ids = {i for i in params.stop_token_ids if 0 <= i < vocab_size}
+        allowed_ids = {i for i in params.allowed_token_ids or () if 0 <= i < vocab_size}
+        bad_words = BadWords.of(params.bad_words, vocab_size)
+        penalized = _uses_penalties(params)
         self._numbers[row_start.row] = (
             choice_stream(params.seed, row_start.index),
             method,
             _width(top_k, vocab_size) if method == DrawMethod.BEST else vocab_size,
-            uses_penalties(params),
+            penalized,
             len(bias) > 0,
+            len(allowed_ids) > 0,
+            len(bad_words.last_ids) > 0,
+            penalized or bad_words.earlier.size > 0,
             params.temperature,
             -math.log(params.min_p) if params.min_p > 0 else math.inf,
             top_k,
@@ -92,6 +108,7 @@ class RowTable:
             params.repetition_penalty,
             params.presence_penalty,
             params.frequency_penalty,
+            row_start.num_prompt_tokens,
             row_start.num_prompt_tokens + params.min_tokens if stop_ids else 0,
             -1 if params.logprobs is None else min(params.logprobs, vocab_size),
         )
@@ -99,6 +116,8 @@ class RowTable:
             np.fromiter(bias.keys(), dtype=np.int64),
             np.fromiter(bias.values(), dtype=np.float32),
             np.fromiter(stop_ids, dtype=np.int64),
+            np.fromiter(allowed_ids, dtype=np.int64),
+            bad_words,
         )
 
     def numbers(self, rows: IntArray) -> Numbers:
@@ -124,7 +143,7 @@ def _width(top_k: int, vocab_size: int) -> int:
     return next((width for width in _WIDTHS if top_k <= width < vocab_size), vocab_size)
 
 
-def uses_penalties(params: SamplingParams) -> bool:
+def _uses_penalties(params: SamplingParams) -> bool:
     return (
         params.repetition_penalty != 1.0
         or params.presence_penalty != 0.0

@@ -1,14 +1,19 @@
 """The stages of sampling before the draw, as pure functions of tensors.
 
-Logits are changed by penalties, bias and the min_tokens mask, in this order. From the temperature
-on, a token is known by its *drop*: how far it lies below the best one, >= 0, inf when it is out.
-Drops cannot overflow, and min_p and top_p read off them directly.
+Logits are changed by penalties, bias, allowed tokens, bad words and the min_tokens mask, in this
+order. From the temperature on, a token is known by its *drop*: how far it lies below the best one,
+>= 0, inf when it is out. Drops cannot overflow, and min_p and top_p read off them directly.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+# A forbidden token's logit: below all that a model makes, and finite, so that it is still drawn
+# where nothing else is left. Better to end too early than with a bad word.
+BAD_WORD = torch.finfo(torch.float32).min
+TOO_EARLY = BAD_WORD / 2
 
 # Weights are summed as integers: exact, so that no order of summation can change a nucleus.
 _WEIGHT_SCALE = 2.0**40
@@ -41,9 +46,33 @@ def add_bias(logits: Tensor, flat_ids: Tensor, bias: Tensor) -> None:
     flat[flat_ids] = flat[flat_ids] + bias
 
 
-def forbid(logits: Tensor, flat_ids: Tensor) -> None:
-    """Take single tokens out of the draw, in place. `flat_ids`: row * vocab + token id."""
-    logits.view(-1).index_fill_(0, flat_ids, -torch.inf)
+def restrict(logits: Tensor, rows: Tensor, flat_ids: Tensor) -> None:
+    """Take all tokens of `rows` out of the draw, in place, but those of `flat_ids`.
+
+    `flat_ids`: row * vocab + token id, at least one for each of `rows`. These stay in the draw even
+    where the logit is -inf.
+    """
+    flat = logits.view(-1)
+    allowed = flat[flat_ids].clamp_(min=BAD_WORD)
+    logits.index_fill_(0, rows, -torch.inf)
+    flat[flat_ids] = allowed
+
+
+def spare(levels: Tensor, words: Tensor, mismatched: Tensor) -> None:
+    """Lift, in place, to inf the levels of the words that have a token which did not match.
+
+    `levels` [num_words]; `words` [num_tokens] int64, each token's word; `mismatched` alike, bool.
+    """
+    lifts = torch.where(mismatched, torch.inf, -torch.inf)
+    levels.scatter_reduce_(0, words, lifts, "amax")
+
+
+def forbid(logits: Tensor, flat_ids: Tensor, levels: Tensor) -> None:
+    """Lower single logits, in place, to at most `levels`: inf changes nothing, -inf stays.
+
+    `flat_ids`: row * vocab + token id, one for each level; the same may come up again.
+    """
+    logits.view(-1).scatter_reduce_(0, flat_ids, levels, "amin")
 
 
 def temper(logits: Tensor, temperature: Tensor) -> Tensor:

@@ -6,25 +6,23 @@ is left out, and a row's token never depends on the other rows of the launch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from engine.batch import RowStart
-from engine.request import TokenLogprobs
-from engine.sampler import stages
+from engine.request import Failure, TokenLogprobs
 from engine.sampler.draw import DrawInputs, draw_from_all, draw_from_best, draw_from_nucleus
+from engine.sampler.edits import Edits
 from engine.sampler.gumbel import noise_keys
 from engine.sampler.logprobs import LogprobTensors, compute_logprobs, to_entries
-from engine.sampler.occurrences import Occurrences
-from engine.sampler.rows import DrawMethod, IntArray, Numbers, RowTable, uses_penalties
-from engine.sampler.transfer import HostCopy, to_device
+from engine.sampler.rows import DrawMethod, Numbers, RowTable
+from engine.sampler.transfer import HostCopy, IntArray, columns_to_device, to_device
 
-INVALID_NUMBERS = (
+INVALID_NUMBERS = Failure(
+    "numerical_error",
     "the model produced invalid numbers (NaN or infinity) for this request; "
-    "if it repeats, the weights are damaged or need --dtype float32"
+    "if it repeats, the weights are damaged or need --dtype float32",
 )
 
 # Logits worked on at once: temporaries that stay in a CPU's caches, and plenty for a GPU.
@@ -46,7 +44,7 @@ class Sampled:
         self._num_top = num_top
         self._copy = HostCopy([token_ids, invalid, *(logprobs or ())])
 
-    def wait(self) -> tuple[list[int], list[TokenLogprobs | None], list[str | None]]:
+    def wait(self) -> tuple[list[int], list[TokenLogprobs | None], list[Failure | None]]:
         """Token ids, log-probabilities (None where not asked for) and errors, one for each sample.
 
         A row with an error has token id 0 and no log-probabilities.
@@ -65,25 +63,19 @@ class Sampled:
 
 
 class SamplingState:
-    """What each of `max_num_seqs` rows asked for, and the counts that penalties need."""
+    """What each of `max_num_seqs` rows asked for, and what their draws look back at."""
 
     def __init__(self, max_num_seqs: int, vocab_size: int, device: torch.device) -> None:
-        self._max_num_seqs = max_num_seqs
         self._vocab_size = vocab_size
         self._device = device
         self._table = RowTable(max_num_seqs, vocab_size)
-        self._occurrences: Occurrences | None = None
+        self._edits = Edits(self._table, max_num_seqs, vocab_size, device)
         self._token_ids = torch.arange(vocab_size, dtype=torch.int32, device=device)[None]
 
     def start(self, row_start: RowStart) -> None:
-        """A sequence enters a row: take its parameters, count its tokens if it has penalties."""
+        """A sequence enters a row; whatever the row had before is void."""
         self._table.start(row_start)
-        if not uses_penalties(row_start.sampling):
-            return
-        if self._occurrences is None:  # these tables are large, and most servers never need them
-            self._occurrences = Occurrences(self._max_num_seqs, self._vocab_size, self._device)
-        token_ids = to_device(np.array(row_start.token_ids, dtype=np.int64), self._device)
-        self._occurrences.start(row_start.row, token_ids, row_start.num_prompt_tokens)
+        self._edits.start(row_start)
 
     def sample(self, logits: Tensor, rows: list[int], positions: list[int]) -> Sampled:
         """Draw one token for each of `rows` (distinct).
@@ -96,54 +88,12 @@ class SamplingState:
         row_ids, at = np.array(rows, dtype=np.int64), np.array(positions, dtype=np.int64)
         numbers = self._table.numbers(row_ids)
         invalid = logits.amax(dim=-1).isfinite().logical_not_()
-        edited = self._edit(logits, row_ids, numbers, at)
+        edited = self._edits.apply(logits, row_ids, numbers, at)
         token_ids = self._draw(edited, numbers, at).masked_fill_(invalid, 0)
-        self._remember(row_ids, numbers, at, token_ids)
+        self._edits.remember(row_ids, numbers, at, token_ids)
         num_top = numbers["num_top"]
         logprobs = self._logprobs(logits, token_ids, num_top) if (num_top >= 0).any() else None
         return Sampled(token_ids, invalid, logprobs, num_top)
-
-    def _edit(
-        self, logits: Tensor, rows: IntArray, numbers: Numbers, positions: IntArray
-    ) -> Tensor:
-        """Penalties, logit bias and the min_tokens mask, on a copy if any row has one of them."""
-        penalized = np.flatnonzero(numbers["penalized"])
-        biased = np.flatnonzero(numbers["biased"])
-        too_early = np.flatnonzero(positions < numbers["min_position"])
-        if not (len(penalized) or len(biased) or len(too_early)):
-            return logits
-        logits = logits.clone()
-        if len(penalized):
-            self._penalize(logits, penalized, rows, numbers, positions)
-        if len(biased):
-            lists = [self._table.lists(row) for row in rows[biased]]
-            flat_ids = self._flat_ids(biased, [row.bias_ids for row in lists])
-            bias = np.concatenate([row.bias for row in lists])
-            stages.add_bias(logits, flat_ids, to_device(bias, self._device))
-        if len(too_early):
-            stop_ids = [self._table.lists(row).stop_ids for row in rows[too_early]]
-            stages.forbid(logits, self._flat_ids(too_early, stop_ids))
-        return logits
-
-    def _penalize(
-        self,
-        logits: Tensor,
-        members: IntArray,
-        rows: IntArray,
-        numbers: Numbers,
-        positions: IntArray,
-    ) -> None:
-        """Penalties of the rows `members` of the batch, in place."""
-        assert self._occurrences is not None
-        occurred = self._occurrences.gather(
-            to_device(rows[members], self._device), int(positions[members].max())
-        )
-        at = (to_device(members, self._device)[:, None], occurred.token_ids)
-        penalties = self._columns(numbers[members], ("repetition", "presence", "frequency"))
-        # A token listed twice is written twice, with one value.
-        logits[at] = stages.penalize(
-            logits[at], occurred.output_counts, occurred.in_prompt, *penalties
-        )
 
     def _draw(self, logits: Tensor, numbers: Numbers, positions: IntArray) -> Tensor:
         """One token for each row. Rows that need different work are drawn in groups."""
@@ -182,7 +132,8 @@ class SamplingState:
 
     def _draw_inputs(self, numbers: Numbers, positions: IntArray) -> DrawInputs:
         names = ("temperature", "max_drop", "top_k", "top_p")
-        temperature, max_drop, top_k, top_p = self._columns(numbers, names)
+        columns = columns_to_device([numbers[name] for name in names], self._device)
+        temperature, max_drop, top_k, top_p = columns
         return DrawInputs(
             temperature=temperature,
             max_drop=max_drop if np.isfinite(numbers["max_drop"]).any() else None,
@@ -190,27 +141,6 @@ class SamplingState:
             top_p=top_p,
             keys=to_device(noise_keys(numbers["stream"], positions), self._device),
         )
-
-    def _columns(self, numbers: Numbers, names: Sequence[str]) -> list[Tensor]:
-        """Fields of the table as float32 columns [num_rows, 1], sent in one copy."""
-        columns = np.stack([numbers[name].astype(np.float32) for name in names])
-        return list(to_device(columns[:, :, None], self._device))
-
-    def _flat_ids(self, members: IntArray, id_lists: list[IntArray]) -> Tensor:
-        flat_ids = [i * self._vocab_size + ids for i, ids in zip(members, id_lists, strict=True)]
-        return to_device(np.concatenate(flat_ids), self._device)
-
-    def _remember(
-        self, rows: IntArray, numbers: Numbers, positions: IntArray, token_ids: Tensor
-    ) -> None:
-        """Add the drawn tokens to the rows whose next draw is penalized for them."""
-        penalized = np.flatnonzero(numbers["penalized"])
-        if len(penalized):
-            assert self._occurrences is not None
-            where = np.stack([penalized, rows[penalized], positions[penalized]])
-            index, row_index, position_index = to_device(where, self._device)
-            length = int(positions[penalized].max()) + 1
-            self._occurrences.add(row_index, position_index, token_ids[index], length)
 
     def _logprobs(self, logits: Tensor, token_ids: Tensor, num_top: IntArray) -> LogprobTensors:
         """Of the rows that asked; as many alternatives for all as one of them wants."""

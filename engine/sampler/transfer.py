@@ -6,10 +6,14 @@ On the CPU both are the same memory and nothing is copied.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+IntArray: TypeAlias = NDArray[np.int64]
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
@@ -18,6 +22,12 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     if device.type == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def columns_to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Arrays [num_rows] as float32 columns [num_rows, 1], sent in one copy."""
+    columns = np.stack([array.astype(np.float32) for array in arrays])
+    return list(to_device(columns[:, :, None], device))
 
 
 class HostCopy:

@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from engine import ChoiceOutput, Engine, FinishReason, OutputStream, Request, TokenLogprobs
+from engine import (
+    ChoiceOutput,
+    Engine,
+    Failure,
+    FinishReason,
+    OutputStream,
+    Request,
+    TokenLogprobs,
+)
 from server.completion.choice import Choice, ChoiceFormat, Piece
 from server.completion.chunks import Usage
 from server.completion.logprobs import PromptTable, prompt_entries, prompt_table
@@ -157,10 +165,11 @@ class Completion:
 
 
 def _generation_failed(output: ChoiceOutput) -> ApiError:
+    failure = output.error or Failure("generation_failed", "The engine ended this request early.")
     return ApiError(
         500,
-        output.error or "The engine ended this request early.",
+        failure.message,
         type="server_error",
-        code="generation_failed",
+        code=failure.code,
         headers={"x-should-retry": "false"},
     )

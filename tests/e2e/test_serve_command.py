@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,6 +66,39 @@ def test_serves_until_told_to_stop(builtin_model: Path) -> None:
             process.send_signal(signal.SIGTERM)  # what runs is finished first
             assert [line for line in lines if line][-1] == "data: [DONE]"
         assert process.wait(30) == 0
+
+
+def test_a_seeded_request_outlives_a_restart(builtin_model: Path) -> None:
+    """The same text alone, among 15 others, and from a server that was started again."""
+    body = {
+        "model": "smol",
+        "prompt": ["The sea is", "Once upon a time"],
+        "n": 2,
+        "temperature": 1,
+        "top_p": 0.95,
+        "seed": 3,
+        "max_tokens": 24,
+    }
+    others = [body | {"prompt": f"Number {i} is", "seed": i, "n": 1} for i in range(15)]
+
+    def texts(client: httpx.Client, request: dict[str, object]) -> list[str]:
+        response = client.post("/v1/completions", json=request)
+        assert response.status_code == 200, response.text
+        return [choice["text"] for choice in response.json()["choices"]]
+
+    told = []
+    for _ in range(2):
+        with (
+            serving(builtin_model) as (_, _, url),
+            httpx.Client(base_url=url, timeout=120) as client,
+            ThreadPoolExecutor(16) as pool,
+        ):
+            told.append(texts(client, body))
+            company = [pool.submit(texts, client, other) for other in others]
+            told.append(pool.submit(texts, client, body).result())
+            assert all(other.result() for other in company)
+    assert len(set(told[0])) == 4
+    assert told == [told[0]] * 4
 
 
 def test_a_second_signal_means_now(builtin_model: Path) -> None:

@@ -21,7 +21,14 @@ from engine.messages import (
     Step,
     ToEngine,
 )
-from engine.request import ChoiceOutput, FinishReason, Request, SamplingParams, TokenLogprobs
+from engine.request import (
+    ChoiceOutput,
+    Failure,
+    FinishReason,
+    Request,
+    SamplingParams,
+    TokenLogprobs,
+)
 from engine.stats import EngineStats
 
 REQUEST = Request(
@@ -34,6 +41,8 @@ REQUEST = Request(
         stop_token_ids=(2, 3),
         logprobs=0,
         prompt_logprobs=5,
+        allowed_token_ids=(4, 5),
+        bad_words=((4,), (5, 6, 7)),
     ),
     n=3,
     cache_salt="key",
@@ -48,7 +57,7 @@ OUTPUT = ChoiceOutput(
     logprobs=[LOGPROBS],
     prompt_logprobs=[None, LOGPROBS],
     num_cached_tokens=16,
-    error="a sentence",
+    error=Failure("numerical_error", "a sentence"),
 )
 INFO = EngineInfo("llama", 49152, 135_000_000, 8192, "cpu", "bfloat16", "cpu", 9, 16, 64, 512, 0.5)
 

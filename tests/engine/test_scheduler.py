@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fake_runner import FakeRunner, expected_tokens
+from fake_runner import FAILURE, FakeRunner, expected_tokens
 
 from engine.config import SchedulerConfig
 from engine.core import EngineCore
@@ -232,7 +232,7 @@ def test_a_failing_row_fails_alone() -> None:
     outputs = _finish(core)
     (failed,) = outputs["bad", 0]
     assert failed.finish_reason is FinishReason.ERROR
-    assert failed.error == "this row fails"
+    assert failed.error == FAILURE
     assert _tokens(outputs["good", 0]) == expected_tokens(good, 0)
 
 

@@ -11,10 +11,19 @@ import pytest
 from fake_engine import FakeEngine
 from live_app import MODEL, live_app
 
+from engine import Failure
 from server.settings import Settings
 
 URL = "/v1/completions"
 BODY = {"model": MODEL, "prompt": "p", "max_tokens": 1000}
+
+NOT_FINITE = Failure("numerical_error", "The model's numbers are not finite for this prompt.")
+NOT_FINITE_ERROR = {
+    "message": NOT_FINITE.message,
+    "type": "server_error",
+    "param": None,
+    "code": "numerical_error",
+}
 
 
 def error_of(text: str) -> dict[str, Any]:
@@ -125,15 +134,46 @@ async def test_one_failing_request_fails_alone() -> None:
         ]
         await engine.until(lambda: len(engine.requests) == 2)
         bad = next(r for r in engine.requests if r.prompt_token_ids[-1] == ord("a"))
-        engine.fail(bad, "The model's numbers are not finite for this prompt.")
+        engine.fail(bad, NOT_FINITE)
         engine.step()
         engine.step()
         failed, fine = [await post for post in posts]
         assert failed.status_code == 500
-        error = error_of(failed.text)
-        assert error["type"] == "server_error"
-        assert "not finite" in error["message"]
+        assert error_of(failed.text) == NOT_FINITE_ERROR
+        assert failed.headers["x-should-retry"] == "false"
         assert fine.status_code == 200
+
+
+async def test_a_stream_that_fails_before_its_first_byte_has_a_status() -> None:
+    engine = FakeEngine(manual=True)
+    async with live_app(engine) as client:
+        post = asyncio.create_task(client.post(URL, json=BODY | {"stream": True}))
+        await engine.until(lambda: len(engine.requests) == 1)
+        engine.fail(engine.requests[0], NOT_FINITE)
+        response = await post
+    assert (response.status_code, error_of(response.text)) == (500, NOT_FINITE_ERROR)
+
+
+async def test_a_stream_that_fails_later_ends_with_an_error_event() -> None:
+    engine = FakeEngine(manual=True)
+    async with live_app(engine) as client:
+        request = client.build_request("POST", URL, json=BODY | {"stream": True})
+        sending = asyncio.create_task(client.send(request, stream=True))
+        await engine.until(lambda: len(engine.requests) == 1)
+        neighbour = asyncio.create_task(client.post(URL, json=BODY | {"max_tokens": 2}))
+        await engine.until(lambda: len(engine.requests) == 2)
+        engine.step()
+        response = await sending
+        lines = response.aiter_lines()
+        assert (await anext(lines)).startswith('data: {"id":')
+        engine.fail(engine.requests[0], NOT_FINITE)
+        assert await anext(lines) == ""
+        assert error_of((await anext(lines)).removeprefix("data: ")) == NOT_FINITE_ERROR
+        assert [line async for line in lines] == ["", "data: [DONE]", ""]
+        assert response.status_code == 200
+        await response.aclose()
+        engine.step()
+        assert (await neighbour).status_code == 200
 
 
 async def test_silence_is_filled_with_comments() -> None:

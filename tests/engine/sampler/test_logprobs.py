@@ -24,6 +24,36 @@ def test_they_are_the_log_softmax_of_the_raw_logits() -> None:
         assert entry.top_logprobs == pytest.approx(top.tolist(), abs=1e-5)
 
 
+def rank_of(target: int, logits: list[float]) -> int:
+    """One more than there are better tokens, of log-probabilities in float64 and clamped."""
+    best = max(logits)
+    log_sum = best + math.log(sum(math.exp(value - best) for value in logits))
+    logprobs = [max(value - log_sum, -9999.0) for value in logits]
+    return 1 + sum(value > logprobs[target] for value in logprobs)
+
+
+@pytest.mark.parametrize("step", [0.0, 0.5, 4.0])
+def test_ranks_count_the_better_tokens(step: float) -> None:
+    logits = random_logits(40, 300)
+    if step:  # many equals, which share the better rank
+        logits = (logits / step).round() * step
+    logits[:, 7::19] = -math.inf
+    logits[::2, 3::19] = -20_000.0  # as good as -inf: both are clamped
+    targets = [(17 * row) % 300 for row in range(36)] + [3, 7, 7 + 19, 3 + 38]
+    expected = [rank_of(target, row) for target, row in zip(targets, logits.tolist(), strict=True)]
+    for num_top in (0, 4):
+        entries = prompt_logprobs(logits, targets, num_top)
+        assert [entry.rank for entry in entries] == expected
+    sampled = to_entries(compute_logprobs(logits, torch.tensor(targets), 1), [0] * 40)
+    assert [entry.rank for entry in sampled] == expected
+
+
+def test_ranks_of_equals_and_of_clamped_tokens() -> None:
+    logits = torch.tensor([[1.0, 2.0, 2.0, -math.inf, 1.0, -20_000.0, 0.0]]).expand(7, -1)
+    ranks = [entry.rank for entry in prompt_logprobs(logits, list(range(7)), 0)]
+    assert ranks == [3, 1, 1, 6, 3, 6, 5]
+
+
 def test_equal_alternatives_are_listed_by_id() -> None:
     logits = torch.tensor([[1.0, 2.0, 1.0, 2.0, 0.0, 2.0]])
     (entry,) = prompt_logprobs(logits, [4], 4)

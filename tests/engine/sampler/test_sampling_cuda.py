@@ -19,6 +19,8 @@ PARAMS = [
     SamplingParams(seed=2, top_p=0.9, min_tokens=5, stop_token_ids=(1, 2)),
     SamplingParams(seed=3, top_k=40, top_p=0.9, logit_bias={5: 2.0}),
     SamplingParams(seed=4, min_p=0.05, frequency_penalty=0.4),
+    SamplingParams(seed=5, allowed_token_ids=(7, 8, 9, 500), bad_words=((7, 7), (8, 9), (9,))),
+    SamplingParams(seed=6, top_k=2, bad_words=tuple((i, i + 1) for i in range(2000))),
 ]
 
 

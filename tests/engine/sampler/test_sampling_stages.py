@@ -3,7 +3,18 @@ import math
 import torch
 
 from engine.sampler.ranking import best_tokens
-from engine.sampler.stages import add_bias, apply_min_p, forbid, penalize, temper, weights
+from engine.sampler.stages import (
+    BAD_WORD,
+    TOO_EARLY,
+    add_bias,
+    apply_min_p,
+    forbid,
+    penalize,
+    restrict,
+    spare,
+    temper,
+    weights,
+)
 
 INF = math.inf
 
@@ -43,12 +54,31 @@ def test_neutral_penalties_change_no_bit() -> None:
     assert penalize_row(logits, [2] * 500, [True] * 500) == logits
 
 
-def test_bias_and_forbid_touch_only_their_tokens() -> None:
+def test_bias_touches_only_its_tokens() -> None:
     logits = torch.zeros(2, 4)
     add_bias(logits, torch.tensor([1, 4 + 3]), torch.tensor([2.0, -100.0]))
     assert logits.tolist() == [[0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 0.0, -100.0]]
-    forbid(logits, torch.tensor([0, 4 + 1]))
-    assert logits.tolist() == [[-INF, 2.0, 0.0, 0.0], [0.0, -INF, 0.0, -100.0]]
+
+
+def test_restrict_leaves_the_allowed_tokens_of_its_rows() -> None:
+    logits = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, -INF, 3.0]])
+    restrict(logits, torch.tensor([0, 2]), torch.tensor([0, 2, 6 + 1]))
+    assert logits.tolist() == [[1.0, -INF, 3.0], [1.0, 2.0, 3.0], [-INF, BAD_WORD, -INF]]
+
+
+def test_forbid_lowers_to_the_lowest_level_of_a_token() -> None:
+    logits = torch.tensor([[0.0, -INF, 2.0], [3.0, 4.0, 5.0]])
+    levels = torch.tensor([INF, BAD_WORD, BAD_WORD, TOO_EARLY, INF, INF])
+    forbid(logits, torch.tensor([0, 1, 3 + 2, 3 + 2, 3 + 2, 3 + 1]), levels)
+    assert logits.tolist() == [[0.0, -INF, 2.0], [3.0, 4.0, BAD_WORD]]
+    assert -INF < BAD_WORD < TOO_EARLY < -1e38
+
+
+def test_spare_lifts_the_words_with_a_token_that_did_not_match() -> None:
+    levels = torch.full((4,), BAD_WORD)
+    words = torch.tensor([1, 1, 2, 2, 3])
+    spare(levels, words, torch.tensor([False, True, False, False, True]))
+    assert levels.tolist() == [BAD_WORD, INF, BAD_WORD, INF]
 
 
 def test_temper_measures_from_the_best_token() -> None:

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from engine.batch import RowStart
-from engine.request import SamplingParams, TokenLogprobs
+from engine.request import Failure, SamplingParams, TokenLogprobs
 from engine.sampler import Sampled, SamplingState, prompt_logprobs
 from engine.sampler.state import INVALID_NUMBERS
 
 VOCAB = 2500
 CPU = torch.device("cpu")
 
-Result = tuple[int, TokenLogprobs | None, str | None]
+Result = tuple[int, TokenLogprobs | None, Failure | None]
 
 
 def make_state(max_num_seqs: int = 8, vocab_size: int = VOCAB) -> SamplingState:
@@ -119,7 +119,9 @@ def test_banning_everything_still_gives_a_token(params: SamplingParams) -> None:
         min_tokens=1,
         stop_token_ids=(0, 1, 2, 3, 4),
     )
-    assert draw_one(forbidden, [1.0, 2.0, 3.0, 2.0, 1.0]) == 0
+    # All are equals then: the draw is as if their logits were.
+    equals = [1.0, 1.0, 1.0, 1.0, 1.0]
+    assert draw_one(forbidden, [1.0, 2.0, 3.0, 2.0, 1.0]) == draw_one(params, equals)
 
 
 def test_ids_that_the_model_does_not_have_are_ignored() -> None:
