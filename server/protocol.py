@@ -153,12 +153,6 @@ class HttpProtocol(HttpToolsProtocol):
 
     # Called by uvicorn.
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self._deadline is not None and not self._is_ending:
-            self._end_deadline()  # the next request could not be read until now
-            self._begin_deadline()
-
     def _close_after_answer(self) -> None:
         if self.cycle.more_body and not self.transport.is_closing():
             self._linger()

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 from byte_tokenizer import byte_tokenizer
+from starlette.types import ASGIApp
 
 from engine import Engine
 from server.api_keys import load_api_keys
@@ -34,6 +35,13 @@ async def live_app(
     app = create_app(
         engine, tokenizer or byte_tokenizer(), settings, [MODEL, "alias"], api_keys=api_keys
     )
+    async with serving(app, receive_deadline) as client:
+        yield client
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp, receive_deadline: float) -> AsyncIterator[httpx.AsyncClient]:
+    """As `live_app`, for any application."""
     ready = asyncio.Event()
     server = HttpServer(
         app, on_ready=ready.set, log_level="info", receive_deadline=receive_deadline

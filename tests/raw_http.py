@@ -40,6 +40,13 @@ class Connection:
     def send(self, data: bytes) -> None:
         self._writer.write(data)
 
+    async def send_all(self, data: bytes) -> None:
+        """Send `data` and see it go. Raises ConnectionError if the server reads no more."""
+        for start in range(0, len(data), 65536):
+            self._writer.write(data[start : start + 65536])
+            await asyncio.wait_for(self._writer.drain(), 30)
+            await asyncio.sleep(0)  # the server's turn
+
     async def send_until(self, task: asyncio.Task[Any], data: bytes, *, at_most: int) -> int:
         """Send `data` again and again until `task` is done; returns the number of bytes sent."""
         num_bytes = 0

@@ -14,8 +14,10 @@ import httpx
 import pytest
 import pytest_asyncio
 from fake_engine import FakeEngine
-from live_app import MODEL, live_app
+from live_app import MODEL, live_app, serving
 from raw_http import Answer, Connection, connect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from server.wire.limits import MAX_BODY_BYTES, MAX_PIPELINED
 
@@ -212,6 +214,29 @@ async def test_who_sends_too_much_is_told(client: httpx.AsyncClient) -> None:
             connection.send(POST + framing + data)
             answer = await is_refused(connection, 413)
             assert answer.error()["code"] == "request_too_large"
+
+
+async def test_a_refused_client_may_go_on_sending(client: httpx.AsyncClient) -> None:
+    """Else its connection would be reset, and it might never see the answer."""
+    for framing in (b"Content-Length: 100000000\r\n\r\n", b"A: " + b"a" * 40_000 + END + END):
+        async with connect(client) as connection:
+            connection.send(POST + framing)
+            await connection.answer()
+            assert await connection.rest() == b""  # the end of what the server has to say
+            await connection.send_all(b"x" * 16 * MIB)
+
+
+async def test_trailers_are_no_headers() -> None:
+    async def names_headers(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        names = b" ".join(name for name, _ in scope["headers"])
+        await Response(names)(scope, receive, send)
+
+    async with serving(names_headers, 30.0) as client, connect(client) as connection:
+        connection.send(POST + CHUNKED + b"\r\n0\r\nAuthorization: x\r\n\r\n")
+        answer = await connection.answer()
+        assert answer.body == b"host content-type transfer-encoding"
 
 
 async def test_an_answer_instead_of_a_100_closes(client: httpx.AsyncClient) -> None:
