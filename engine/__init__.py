@@ -27,6 +27,7 @@ from engine.request import (
     Request,
     SamplingParams,
     TokenLogprobs,
+    beam_search_blocks,
 )
 from engine.stats import EngineStats
 
@@ -53,6 +54,7 @@ __all__ = [
     "SamplingParams",
     "TokenLogprobs",
     "TokenizerData",
+    "beam_search_blocks",
     "cached_models",
     "default_cache_dir",
     "open_checkpoint",

@@ -64,6 +64,16 @@ class BeamSearch:
     early_stopping: bool | Literal["never"] = False
 
 
+def beam_search_blocks(num_prompt_tokens: int, max_tokens: int, n: int, block_size: int) -> int:
+    """Pages that a beam search of `n` takes at most: all full ones of the prompt are shared.
+
+    One that needs more than there are, or more beams than sequences may run, must not be added.
+    """
+    num_shared = num_prompt_tokens // block_size
+    num_tokens = num_prompt_tokens + max(max_tokens, 1) - 1  # the last one is never computed
+    return num_shared + n * (-(-num_tokens // block_size) - num_shared)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One prompt and the `n` choices wanted for it. `prompt_token_ids` is never empty.

@@ -119,9 +119,9 @@ class ModelRunner:
         """See `batch.Runner.launch`."""
         for start in batch.starts:
             self._start_row(start)
-        self._take_pages(batch.rows)
-        if batch.copies:
+        if batch.copies:  # before pages are taken: one to copy from may be somebody's new one
             self._kv_cache.copy_blocks(batch.copies)
+        self._take_pages(batch.rows)
         if not batch.rows:
             return StepHandle([], None, [])
         spans = _spans(batch.rows)

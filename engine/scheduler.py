@@ -1,38 +1,32 @@
 """Decides what each step computes: who runs, how many tokens of each, who waits, who gives way.
 
 No phases: a sequence has uncomputed tokens, and a step computes some of them under a token budget.
-Oldest first; out of pages, the youngest is preempted and computed again later. May be asked for
-the next step before the results of the last one are known. Standard library only.
+First in `Sequence.order` goes first: lower priority numbers, then the older. Out of pages, the last
+in that order is preempted and computed again later; nobody is preempted merely to let another in.
+May be asked for the next step before the results of the last one are known. Standard library only.
 """
 
 from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from typing import NamedTuple
 
 from engine.batch import Batch, RowOutput, RowStart, ScheduledRow
+from engine.beam_group import BeamGroup
 from engine.block_pool import BlockPool
 from engine.config import SchedulerConfig
-from engine.prefix_cache import PrefixCache
-from engine.request import ChoiceOutput, Failure, FinishReason, Request
+from engine.outputs import beam_outputs, failure, take_in
+from engine.prefix_cache import PrefixCache, Reuse
+from engine.request import ChoiceOutput, FinishReason, Request
 from engine.sequence import Sequence
 
 
-class _Reuse(NamedTuple):
-    """What a sequence need not compute: whole shared blocks, and one to copy the start of."""
-
-    num_tokens: int
-    block_ids: list[int]
-    copy_from: int | None = None
-
-
-def _arrival(sequence: Sequence) -> int:
-    return sequence.arrival
+def _order(sequence: Sequence) -> tuple[int, int]:
+    return sequence.order
 
 
 class Scheduler:
-    """Keeps all unfinished sequences in two lists by age: `waiting` and `running`."""
+    """Keeps all unfinished sequences in two lists, in order: `waiting` and `running`."""
 
     def __init__(self, config: SchedulerConfig) -> None:
         assert config.max_model_len <= config.num_blocks * config.block_size, (
@@ -46,6 +40,8 @@ class Scheduler:
         self.num_preemptions = 0
         self.num_cached_tokens = 0
         self._sequences: dict[str, list[Sequence]] = {}  # unfinished, by request
+        self._groups: dict[str, BeamGroup] = {}  # of the beam searches among them
+        self._copies: dict[int, int] = {}  # pages to copy first in the next batch: target, source
         self._free_rows = list(range(config.max_num_seqs))
         self._launched: deque[list[Sequence]] = deque()
         self._releasing: set[Sequence] = set()  # to give up row and pages after a launch under way
@@ -56,18 +52,31 @@ class Scheduler:
         return bool(self._sequences or self._launched)
 
     def add(self, request: Request) -> None:
-        """Queue all choices of a request; choice 0 computes the prompt for the others."""
+        """Queue all choices of a request; choice 0 computes the prompt for the others.
+
+        Of a beam search only the first beam: the others come into being after its prompt.
+        """
         assert request.prompt_token_ids, "an empty prompt has nothing to start from"
         assert request.request_id not in self._sequences, "a request id is in use"
         first = Sequence(request, 0, self._num_arrivals)
-        others = (Sequence(request, i, self._num_arrivals + i, first) for i in range(1, request.n))
-        sequences = [first, *others]
+        sequences = [first]
+        if first.is_beam:
+            self._groups[request.request_id] = BeamGroup(first, self.config)
+        else:
+            others = range(1, request.n)
+            sequences += [Sequence(request, i, self._num_arrivals + i, first) for i in others]
         self._num_arrivals += request.n
         self._sequences[request.request_id] = sequences
-        self.waiting.extend(sequences)
+        for sequence in sequences:
+            insort(self.waiting, sequence, key=_order)
 
     def abort(self, request_id: str, index: int | None = None) -> None:
-        """End a request or one choice of it, without an output. Unknown ones are ignored."""
+        """End a request or one choice of it, without an output. Unknown ones are ignored.
+
+        So is one choice of a beam search: before the end no beam belongs to a choice.
+        """
+        if index is not None and request_id in self._groups:
+            return
         for sequence in list(self._sequences.get(request_id, ())):
             if index is None or sequence.index == index:
                 self._finish(sequence, FinishReason.ABORT)
@@ -75,13 +84,15 @@ class Scheduler:
     def schedule(self) -> Batch:
         """Plan the next step. The batch has no rows when there is nothing to launch now."""
         batch = Batch()
-        counts = self._share_budget()
-        if self._reserve_blocks(counts):
-            self._admit(batch, counts)
-        for sequence, num_tokens in counts.items():
-            batch.rows.append(self._plan_row(sequence, num_tokens))
-            self.prefix_cache.register(sequence)
+        counts = self._plan(batch)
+        while not counts and self.running and not self._launched:
+            # All that run are beams waiting for others of their groups, which find no room.
+            self._preempt(self.running[-1])
+            counts = self._plan(batch)
         if counts:
+            batch.copies[:0] = [(source, target) for target, source in self._copies.items()]
+            self._copies.clear()
+            batch.rows = [self._plan_row(batch, *planned) for planned in counts.items()]
             self._launched.append(list(counts))
         return batch
 
@@ -92,14 +103,15 @@ class Scheduler:
         choice_outputs = []
         for sequence, row, output in zip(sequences, batch.rows, outputs, strict=True):
             sequence.num_launches -= 1
-            if row.sample:
+            if row.sample and not sequence.is_beam:
                 sequence.num_pending_tokens -= 1
             if sequence.finish_reason is None:  # else: a late result of a finished sequence
-                choice_output = self._take_in(sequence, row, output)
-                if choice_output is not None:
-                    choice_outputs.append(choice_output)
+                choice_outputs += self._take_in(sequence, row, output)
             if sequence in self._releasing:
                 self._release(sequence)
+        for request_id in {s.request.request_id: None for s in sequences if s.awaits_decision}:
+            if request_id in self._groups and self._groups[request_id].is_ready:
+                choice_outputs += self._decide(self._groups[request_id])
         return choice_outputs
 
     def check_integrity(self) -> None:
@@ -116,15 +128,26 @@ class Scheduler:
         for sequence in self.waiting:
             assert sequence in self._releasing or not sequence.block_ids, "a waiting owner of pages"
         for queue in (self.waiting, self.running):
-            assert queue == sorted(queue, key=_arrival), "a queue is out of order"
+            assert queue == sorted(queue, key=_order), "a queue is out of order"
         unfinished = {s for sequences in self._sequences.values() for s in sequences}
         assert unfinished == {*self.waiting, *self.running}, "a sequence is in no queue"
+        for request_id, group in self._groups.items():
+            group.check_integrity(self._sequences[request_id])
+        last_blocks = {sequence.block_ids[-1] for sequence in self.running}
+        assert set(self._copies) <= last_blocks, "a copy outlived the owner of its target"
         self.prefix_cache.check_integrity(self.running)
 
     # The plan of a step
 
+    def _plan(self, batch: Batch) -> dict[Sequence, int]:
+        """How many tokens to compute of whom, with blocks for them."""
+        counts = self._share_budget()
+        if self._reserve_blocks(counts):
+            self._admit(batch, counts)
+        return counts
+
     def _share_budget(self) -> dict[Sequence, int]:
-        """Tokens for each running sequence: single ones before long ones, then oldest first."""
+        """Tokens for each running sequence: single ones before long ones, then in order."""
         budget = self.config.max_num_batched_tokens
         counts: dict[Sequence, int] = {}
         ready = [sequence for sequence in self.running if self._can_advance(sequence)]
@@ -145,14 +168,14 @@ class Scheduler:
         return sequence.num_uncomputed_tokens > 0 and not (is_full and prompt_is_computed)
 
     def _reserve_blocks(self, counts: dict[Sequence, int]) -> bool:
-        """Give each planned sequence its blocks, oldest first, preempting the youngest for them.
+        """Give each planned sequence its blocks, in order, preempting the last one for them.
 
         False when blocks were short: then nobody new is let in.
         """
         enough = True
-        for sequence in sorted(counts, key=_arrival):
+        for sequence in sorted(counts, key=_order):
             if sequence not in counts:
-                continue  # preempted for an older one
+                continue  # preempted for one before it
             needed = self._num_blocks(sequence.num_computed_tokens + counts[sequence])
             needed -= len(sequence.block_ids)
             while (block_ids := self.pool.allocate(needed)) is None:
@@ -171,14 +194,16 @@ class Scheduler:
         return enough
 
     def _admit(self, batch: Batch, counts: dict[Sequence, int]) -> None:
-        """Let waiting sequences in, oldest first, while tokens, rows and blocks last."""
+        """Let waiting sequences in, in order, while tokens, rows and blocks last."""
         budget = self.config.max_num_batched_tokens - sum(counts.values())
         if not self.waiting or budget <= 0 or not self._free_rows:
             return
         for sequence in list(self.waiting):
             if budget <= 0 or not self._free_rows:
                 break
-            reuse = self._find_reuse(sequence)
+            if sequence in self._releasing or sequence.awaits_decision:
+                continue
+            reuse = self.prefix_cache.find(sequence)
             if reuse is None:
                 continue
             num_tokens = min(sequence.num_known_tokens - reuse.num_tokens, budget)
@@ -187,34 +212,15 @@ class Scheduler:
             counts[sequence] = num_tokens
             budget -= num_tokens
 
-    def _find_reuse(self, sequence: Sequence) -> _Reuse | None:
-        """What need not be computed; None when it is worth waiting for another to compute it."""
-        if sequence in self._releasing:
-            return None
-        parent = sequence.parent
-        if parent is not None and parent.finish_reason is None and not sequence.output_token_ids:
-            if parent.num_computed_tokens < parent.num_prompt_tokens:
-                return None
-            return self._fork(parent)
-        block_ids = [] if sequence.wants_prompt_logprobs else self.prefix_cache.find(sequence)
-        if block_ids is None:
-            return None
-        return _Reuse(len(block_ids) * self.config.block_size, block_ids)
-
-    def _fork(self, parent: Sequence) -> _Reuse:
-        """All of the parent's prompt but the last token, which brings the fork its own logits."""
-        num_tokens = parent.num_prompt_tokens - 1
-        num_shared, num_copied = divmod(num_tokens, self.config.block_size)
-        copy_from = parent.block_ids[num_shared] if num_copied else None
-        return _Reuse(num_tokens, parent.block_ids[:num_shared], copy_from)
-
-    def _start(self, sequence: Sequence, reuse: _Reuse, num_tokens: int, batch: Batch) -> bool:
+    def _start(self, sequence: Sequence, reuse: Reuse, num_tokens: int, batch: Batch) -> bool:
         """Move a sequence from waiting to running; False when there are not enough blocks."""
         self.pool.share(reuse.block_ids)
         num_shared = len(reuse.block_ids)
-        # Room for all its tokens, and for one more block of each that runs: less would soon
-        # preempt what was just let in.
-        room = self._num_blocks(sequence.num_known_tokens) - num_shared + len(self.running)
+        room = self._num_blocks(sequence.num_known_tokens) - num_shared
+        if not (sequence.is_beam and sequence.output_token_ids):  # others wait for such a one
+            # Room for one more block of each that runs: less would soon preempt what was just
+            # let in.
+            room += len(self.running)
         if room > self.pool.num_available:
             self.pool.free(reuse.block_ids)
             return False
@@ -223,30 +229,33 @@ class Scheduler:
         if reuse.copy_from is not None:
             batch.copies.append((reuse.copy_from, block_ids[0]))
         if sequence.num_cached_tokens is None:
-            sequence.num_cached_tokens = reuse.num_tokens if sequence.parent is None else 0
+            sequence.num_cached_tokens = reuse.num_tokens if sequence.index == 0 else 0
             self.num_cached_tokens += sequence.num_cached_tokens
         sequence.block_ids = [*reuse.block_ids, *block_ids]
         sequence.num_computed_tokens = reuse.num_tokens
         sequence.num_registered_blocks = num_shared
+        sequence.parent = None
         sequence.row = self._free_rows.pop()
         self.waiting.remove(sequence)
-        insort(self.running, sequence, key=_arrival)
+        insort(self.running, sequence, key=_order)
         self.prefix_cache.claim(sequence)
-        batch.starts.append(
-            RowStart(
-                row=sequence.row,
-                index=sequence.index,
-                sampling=sequence.sampling,
-                token_ids=sequence.token_ids(0, sequence.num_known_tokens),
-                num_prompt_tokens=sequence.num_prompt_tokens,
-            )
-        )
         return True
 
-    def _plan_row(self, sequence: Sequence, num_tokens: int) -> ScheduledRow:
+    def _plan_row(self, batch: Batch, sequence: Sequence, num_tokens: int) -> ScheduledRow:
         assert sequence.row is not None
         start = sequence.num_computed_tokens
         stop = start + num_tokens
+        if sequence.num_sent_blocks == 0:
+            known = sequence.token_ids(0, sequence.num_known_tokens)
+            batch.starts.append(
+                RowStart(
+                    row=sequence.row,
+                    index=sequence.index,
+                    sampling=sequence.sampling,
+                    token_ids=known,
+                    num_prompt_tokens=sequence.num_prompt_tokens,
+                )
+            )
         row = ScheduledRow(
             row=sequence.row,
             start=start,
@@ -260,69 +269,59 @@ class Scheduler:
             row.prompt_targets = sequence.request.prompt_token_ids[start + 1 : stop + 1] or None
         sequence.num_computed_tokens = stop
         sequence.num_sent_blocks = len(sequence.block_ids)
-        sequence.num_pending_tokens += row.sample
+        # What a beam draws is not its next token: that is decided when its group has reported.
+        sequence.num_pending_tokens += row.sample and not sequence.is_beam
         sequence.num_launches += 1
+        self.prefix_cache.register(sequence)
         return row
 
     # What came of it
 
     def _take_in(
         self, sequence: Sequence, row: ScheduledRow, output: RowOutput
-    ) -> ChoiceOutput | None:
-        """Append what a launch brought; the output to report, if there is anything to say."""
+    ) -> list[ChoiceOutput]:
+        """What a row brought, and what there is to report of it."""
         if output.error is not None:
-            self._finish(sequence, FinishReason.ERROR)
-            return self._output(sequence, [], error=output.error)
+            request_id = sequence.request.request_id
+            for failed in list(self._sequences[request_id]) if sequence.is_beam else [sequence]:
+                self._finish(failed, FinishReason.ERROR)
+            return failure(sequence, output.error)
         if output.prompt_logprobs is not None:
             sequence.store_prompt_logprobs(row.start, output.prompt_logprobs)
-        is_first = not sequence.output_token_ids
-        token_ids: list[int] = []
-        finish_reason = None
-        for token_id in output.token_ids:
-            sequence.output_token_ids.append(token_id)
-            token_ids.append(token_id)
-            finish_reason = self._finish_reason(sequence)
-            if finish_reason is not None:
-                break
-        scored = row.start + row.num_tokens >= sequence.num_prompt_tokens
-        if sequence.sampling.max_tokens == 0 and scored:
-            finish_reason = FinishReason.LENGTH
-        if not token_ids and finish_reason is None:
-            return None
+        if sequence.is_beam:
+            if row.sample:
+                assert output.logprobs and not sequence.awaits_decision, "a beam reports once"
+                sequence.candidates = output.logprobs[0]
+            return []
+        choice_output = take_in(sequence, row, output, self.config.max_model_len)
+        if choice_output is None:
+            return []
         if sequence.row is not None and sequence not in self._releasing:
             self.prefix_cache.register(sequence)
-        if finish_reason is not None:
-            self._finish(sequence, finish_reason)
-        choice_output = self._output(sequence, token_ids)
-        if output.logprobs is not None:
-            choice_output.logprobs = output.logprobs[: len(token_ids)]
-        if is_first:
-            choice_output.prompt_logprobs = sequence.prompt_logprobs
-            choice_output.num_cached_tokens = sequence.num_cached_tokens or 0
-        return choice_output
+        if choice_output.finish_reason is not None:
+            self._finish(sequence, choice_output.finish_reason)
+        return [choice_output]
 
-    def _output(
-        self, sequence: Sequence, token_ids: list[int], error: Failure | None = None
-    ) -> ChoiceOutput:
-        stopped = sequence.finish_reason is FinishReason.STOP
-        return ChoiceOutput(
-            request_id=sequence.request.request_id,
-            index=sequence.index,
-            token_ids=token_ids,
-            finish_reason=sequence.finish_reason,
-            stop_token_id=token_ids[-1] if stopped else None,
-            error=error,
-        )
-
-    def _finish_reason(self, sequence: Sequence) -> FinishReason | None:
-        if sequence.output_token_ids[-1] in sequence.sampling.stop_token_ids:
-            return FinishReason.STOP
-        if (
-            len(sequence.output_token_ids) >= sequence.sampling.max_tokens
-            or sequence.num_known_tokens >= self.config.max_model_len
-        ):
-            return FinishReason.LENGTH
-        return None
+    def _decide(self, group: BeamGroup) -> list[ChoiceOutput]:
+        """Let all beams of a group go on, or report its choices when it is over."""
+        request_id = group.first.request.request_id
+        sequences = self._sequences[request_id]
+        forks = group.decide()
+        if not group.sequences:
+            for sequence in list(sequences):
+                self._finish(sequence, FinishReason.LENGTH)
+            return beam_outputs(group)
+        for sequence in forks:
+            assert sequence.parent is not None
+            if sequence not in sequences:
+                sequences.append(sequence)
+                insort(self.waiting, sequence, key=_order)
+            elif sequence.row is not None and sequence.parent.row is not None:
+                self._copies.update(self.prefix_cache.swap(sequence, sequence.parent))
+            elif sequence.row is not None:
+                self._leave(sequence, self.running)
+                insort(self.waiting, sequence, key=_order)
+        return []
 
     # Moves between the queues
 
@@ -330,7 +329,7 @@ class Scheduler:
         """Back to waiting, to be computed again; late results of a launch still count."""
         self.num_preemptions += 1
         self._leave(sequence, self.running)
-        insort(self.waiting, sequence, key=_arrival)
+        insort(self.waiting, sequence, key=_order)
 
     def _finish(self, sequence: Sequence, finish_reason: FinishReason) -> None:
         sequence.finish_reason = finish_reason
@@ -338,6 +337,7 @@ class Scheduler:
         self._sequences[request_id].remove(sequence)
         if not self._sequences[request_id]:
             del self._sequences[request_id]
+            self._groups.pop(request_id, None)
         is_running = sequence.row is not None and sequence not in self._releasing
         self._leave(sequence, self.running if is_running else self.waiting)
 
@@ -356,6 +356,8 @@ class Scheduler:
         assert sequence.row is not None
         self._releasing.discard(sequence)
         self.pool.free(sequence.block_ids)
+        if sequence.block_ids:
+            self._copies.pop(sequence.block_ids[-1], None)
         self._free_rows.append(sequence.row)
         sequence.row = None
         sequence.block_ids = []

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from engine.beam_search import beam_sampling
 from engine.block_pool import block_hash, root_hash
-from engine.request import FinishReason, Request, SamplingParams, TokenLogprobs
+from engine.request import FinishReason, Request, TokenLogprobs
 
 
 class Sequence:
-    """Choice `index` of `request`. `arrival` orders sequences by age, choices in order.
+    """Choice `index` of `request`. `order` says who goes first: the lower priority number, then the
+    older one (`arrival` counts sequences, choices in order).
 
-    `parent` is the choice that computes the prompt for this one, None for choice 0.
+    `parent` computes all tokens but the last for this one: choice 0 the prompt, a beam what a child
+    of it continues. None for those who start alone, and once a sequence has started. The sequences
+    of a beam search are beams, not choices: their index says nothing.
     """
 
     def __init__(
@@ -23,8 +27,11 @@ class Sequence:
     ) -> None:
         self.request = request
         self.index = index
-        self.arrival = arrival
+        self.order = (request.priority, arrival)
         self.parent = parent
+        self.is_beam = request.beam_search is not None and request.sampling.max_tokens > 0
+        self.sampling = beam_sampling(request) if self.is_beam else request.sampling
+        self.candidates: TokenLogprobs | None = None  # a beam's, until its group has decided
         self.output_token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.num_cached_tokens: int | None = None  # of the prompt, found at the first start
@@ -44,10 +51,6 @@ class Sequence:
         self.num_registered_blocks = 0
 
     @property
-    def sampling(self) -> SamplingParams:
-        return self.request.sampling
-
-    @property
     def num_prompt_tokens(self) -> int:
         return len(self.request.prompt_token_ids)
 
@@ -65,6 +68,11 @@ class Sequence:
         return self.num_tokens - self.num_computed_tokens
 
     @property
+    def awaits_decision(self) -> bool:
+        """Whether it is a beam that waits for the others of its group, with nothing to compute."""
+        return self.candidates is not None
+
+    @property
     def wants_prompt_logprobs(self) -> bool:
         """Whether prompt positions must still be computed for their log-probabilities."""
         return (
@@ -79,6 +87,12 @@ class Sequence:
             first = max(start - num_prompt_tokens, 0)
             token_ids = token_ids + self.output_token_ids[first : stop - num_prompt_tokens]
         return token_ids
+
+    def fork_from(self, parent: Sequence) -> None:
+        """Become a copy of `parent` as to tokens. Pages are not touched."""
+        self.parent = parent
+        self.output_token_ids = list(parent.output_token_ids)
+        self.block_hashes = list(parent.block_hashes)
 
     def hash_blocks(self, block_size: int) -> list[bytes]:
         """Hashes of all full blocks of known tokens; grows with the tokens."""

@@ -1,15 +1,18 @@
 """A runner without a model, for tests of everything above it: exact, deterministic, suspicious.
 
 Its pages hold, for each position, a digest of all tokens up to there, chained through the block
-tables. The drawn token is a function of the digest under the last position, so one wrong page,
-copy, row or token anywhere shows as a wrong output. `expected_tokens` computes the same directly.
+tables. The drawn token is a function of the digest under the last position, and so are the
+log-probabilities: one wrong page, copy, row or token anywhere shows as a wrong output.
+`expected_tokens` and `expected_beams` compute the same directly.
 """
 
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 from engine.batch import Batch, RowOutput, RowStart, ScheduledRow
+from engine.beam_search import Beams, Hypothesis
 from engine.request import Failure, Request, SamplingParams, TokenLogprobs
 
 VOCAB_SIZE = 97
@@ -28,6 +31,32 @@ def _draw(digest: bytes, sampling: SamplingParams, index: int) -> int:
 def _logprob(digest: bytes, token_id: int) -> TokenLogprobs:
     key = int.from_bytes(_extend(digest, token_id)[:2], "little")
     return TokenLogprobs(-key / 65536, 1, [], [])
+
+
+@lru_cache(maxsize=100_000)
+def _best_tokens(digest: bytes) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """All tokens and their log-probabilities, best first. Few values, so that there are equals."""
+    logprobs = {t: _logprob(digest, t).logprob for t in range(VOCAB_SIZE)}
+    coarse = {t: round(logprob * 512) / 64 for t, logprob in logprobs.items()}
+    order = sorted(coarse, key=lambda t: (-coarse[t], t))
+    return tuple(order), tuple(coarse[t] for t in order)
+
+
+def _candidates(digest: bytes, num_top: int) -> TokenLogprobs:
+    token_ids, logprobs = _best_tokens(digest)
+    return TokenLogprobs(logprobs[0], 1, list(token_ids[:num_top]), list(logprobs[:num_top]))
+
+
+def expected_beams(request: Request, max_model_len: int = 10**9) -> list[Hypothesis]:
+    """What a beam search must bring, whatever else runs."""
+    limit = min(request.sampling.max_tokens, max_model_len - len(request.prompt_token_ids))
+    digest = b""
+    for token_id in request.prompt_token_ids:
+        digest = _extend(digest, token_id)
+    beams, digests = Beams(request, limit), [digest]
+    while continuations := beams.advance([_candidates(d, VOCAB_SIZE) for d in digests]):
+        digests = [_extend(digests[parent], token_id) for parent, token_id in continuations]
+    return beams.best
 
 
 def expected_tokens(request: Request, index: int, max_model_len: int = 10**9) -> list[int]:
@@ -83,10 +112,16 @@ class FakeRunner:
             self._starts[start.row] = start
             self._tables[start.row] = []
             self._last_sampled[start.row] = None
+        targets = [target for _, target in batch.copies]
+        assert len(set(targets)) == len(targets), "a page is overwritten by two"
         for source, target in batch.copies:
             self._pages[target] = list(self._pages[source])
-        rows = [row.row for row in batch.rows]
-        assert len(set(rows)) == len(rows), "a row is scheduled twice"
+        for row in batch.rows:
+            for place, block_id in enumerate(row.new_block_ids, row.num_known_blocks):
+                if place * self._block_size >= row.start:
+                    self._pages[block_id] = [None] * self._block_size
+        row_ids = [row.row for row in batch.rows]
+        assert len(set(row_ids)) == len(row_ids), "a row is scheduled twice"
         return FakeHandle([self._run(row) for row in batch.rows])
 
     def _run(self, row: ScheduledRow) -> RowOutput:
@@ -122,7 +157,7 @@ class FakeRunner:
             self._last_sampled[row.row] = token_id
             output.token_ids = [token_id]
             if start.sampling.logprobs is not None:
-                output.logprobs = [_logprob(digests[-1], token_id)]
+                output.logprobs = [_candidates(digests[-1], start.sampling.logprobs)]
         return output
 
     def _read(self, table: list[int], position: int) -> bytes:

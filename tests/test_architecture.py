@@ -39,7 +39,8 @@ def layer(ours: str = "", others: str = "") -> Layer:
 
 
 CONTRACTS = "engine.errors engine.config engine.request"
-POLICY = "engine.block_pool engine.prefix_cache engine.sequence"
+BEAMS = "engine.beam_search engine.beam_group"
+POLICY = f"engine.block_pool engine.prefix_cache engine.sequence engine.outputs {BEAMS}"
 TENSORS = "torch numpy"
 WEB = (
     "fastapi starlette pydantic pydantic_core pydantic_settings uvicorn httptools msgspec click "
@@ -67,7 +68,10 @@ LAYERS = {
     "engine.messages": layer("engine.config engine.request engine.stats", "msgspec"),
     # Policy, tested without torch. The runner is a Protocol in `batch`.
     "engine.block_pool": layer(),
-    "engine.sequence": layer("engine.block_pool engine.batch engine.request engine.config"),
+    "engine.beam_search": layer("engine.request"),
+    "engine.sequence": layer("engine.beam_search engine.block_pool engine.request"),
+    "engine.beam_group": layer("engine.beam_search engine.sequence engine.request engine.config"),
+    "engine.outputs": layer("engine.beam_group engine.sequence engine.batch engine.request"),
     "engine.prefix_cache": layer("engine.block_pool engine.sequence engine.request"),
     "engine.scheduler": layer(f"{POLICY} engine.batch engine.request engine.config"),
     "engine.core": layer(

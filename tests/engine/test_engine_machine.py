@@ -6,14 +6,27 @@ The fake runner's outputs depend on every page it reads, so this also proves the
 from __future__ import annotations
 
 import pytest
-from fake_runner import VOCAB_SIZE, FakeRunner, expected_prompt_logprobs, expected_tokens
+from fake_runner import (
+    VOCAB_SIZE,
+    FakeRunner,
+    expected_beams,
+    expected_prompt_logprobs,
+    expected_tokens,
+)
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engine.config import SchedulerConfig
 from engine.core import EngineCore
-from engine.request import ChoiceOutput, FinishReason, Request, SamplingParams
+from engine.request import (
+    BeamSearch,
+    ChoiceOutput,
+    FinishReason,
+    Request,
+    SamplingParams,
+    beam_search_blocks,
+)
 
 BLOCK_SIZE = 4
 
@@ -60,6 +73,11 @@ class EngineMachine(RuleBasedStateMachine):
         prompt_logprobs=st.sampled_from([None, None, 0]),
         logprobs=st.sampled_from([None, 2]),
         cache_salt=st.sampled_from(["", "", "other"]),
+        priority=st.sampled_from([0, 0, -1, 1]),
+        min_tokens=st.sampled_from([0, 0, 2]),
+        beam_search=st.sampled_from(
+            [None, None, BeamSearch(), BeamSearch(0.0, "never"), BeamSearch(2.0, True)]
+        ),
     )
     def add(
         self,
@@ -71,19 +89,30 @@ class EngineMachine(RuleBasedStateMachine):
         prompt_logprobs: int | None,
         logprobs: int | None,
         cache_salt: str,
+        priority: int,
+        min_tokens: int,
+        beam_search: BeamSearch | None,
     ) -> None:
+        prompt = [*prefix, *suffix] or [0]
+        limit = min(max_tokens, self.config.max_model_len - len(prompt))
+        num_blocks = beam_search_blocks(len(prompt), limit, n, BLOCK_SIZE)
+        if n > self.config.max_num_seqs or num_blocks > self.config.num_blocks:
+            beam_search = None
         request = Request(
             request_id=f"r{len(self.requests)}",
-            prompt_token_ids=[*prefix, *suffix] or [0],
+            prompt_token_ids=prompt,
             sampling=SamplingParams(
                 seed=len(self.requests) % 3,
                 max_tokens=max_tokens,
+                min_tokens=min_tokens if beam_search else 0,  # the fake draws without looking
                 stop_token_ids=stop_token_ids,
                 prompt_logprobs=prompt_logprobs,
                 logprobs=logprobs,
             ),
             n=n,
             cache_salt=cache_salt,
+            priority=priority,
+            beam_search=beam_search,
         )
         self.requests[request.request_id] = request
         self.core.add(request)
@@ -105,6 +134,8 @@ class EngineMachine(RuleBasedStateMachine):
         request = self.requests[request_id]
         index = data.draw(st.sampled_from([None, *range(request.n)]))
         self.core.abort(request_id, index)
+        if _is_beam_search(request) and index is not None:
+            return
         for aborted in range(request.n) if index is None else [index]:
             if (request_id, aborted) not in self.finished:
                 self.aborted.add((request_id, aborted))
@@ -145,6 +176,13 @@ class EngineMachine(RuleBasedStateMachine):
             assert output.logprobs is not None
             assert len(output.logprobs) == len(output.token_ids)
         received.extend(output.token_ids)
+        if _is_beam_search(request):
+            beam = expected_beams(request, self.config.max_model_len)[output.index]
+            assert received == beam.token_ids
+            assert output.finish_reason is beam.finish_reason
+            assert (output.logprobs or []) == beam.logprobs
+            self.finished[key] = beam.finish_reason
+            return
         expected = expected_tokens(request, output.index, self.config.max_model_len)
         assert received == expected[: len(received)]
         if output.finish_reason is not None:
@@ -153,6 +191,10 @@ class EngineMachine(RuleBasedStateMachine):
             stopped = bool(received) and received[-1] in request.sampling.stop_token_ids
             assert output.finish_reason is (FinishReason.STOP if stopped else FinishReason.LENGTH)
             assert output.stop_token_id == (received[-1] if stopped else None)
+
+
+def _is_beam_search(request: Request) -> bool:
+    return request.beam_search is not None and request.sampling.max_tokens > 0
 
 
 TestEngineMachine = pytest.mark.timeout(300)(EngineMachine.TestCase)

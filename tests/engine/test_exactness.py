@@ -1,21 +1,23 @@
 """The engine's numbers, in float32, against `transformers` reading the same GGUF file.
 
 Greedy tokens must be the oracle's for as long as its two best logits differ by more than
-`MARGIN`: alone, in company, cached, preempted, chunked. Prompt log-probabilities must agree.
+`MARGIN`: alone, in company, cached, preempted, chunked. Prompt log-probabilities must agree, and
+so must beams.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from engine import EngineConfig, Request, SamplingParams, open_checkpoint
 from engine.core import EngineCore
-from engine.request import ChoiceOutput
+from engine.request import BeamSearch, ChoiceOutput
 from engine.runner import ModelRunner
 from server.tokenizer import load_tokenizer
 
@@ -69,12 +71,16 @@ def alone(runner: ModelRunner, prompts: list[list[int]]) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def oracle(builtin_model: Path, prompts: list[list[int]], alone: list[list[int]]) -> Oracle:
-    """Asks for the successor of every prefix of prompt and answer in one pass: as long as the
-    answers agree, that is the oracle's own greedy generation, a token at a time."""
-    model = AutoModelForCausalLM.from_pretrained(
+def model(builtin_model: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(
         builtin_model.parent, gguf_file=builtin_model.name, dtype=torch.float32
     )
+
+
+@pytest.fixture(scope="module")
+def oracle(model: PreTrainedModel, prompts: list[list[int]], alone: list[list[int]]) -> Oracle:
+    """Asks for the successor of every prefix of prompt and answer in one pass: as long as the
+    answers agree, that is the oracle's own greedy generation, a token at a time."""
     result = Oracle(prompts, [], [], [])
     with torch.inference_mode():
         for prompt, answer in zip(prompts, alone, strict=True):
@@ -245,3 +251,96 @@ def test_seeded_requests_are_the_same_alone_in_company_and_after_a_restart(
     )
     restarted = ModelRunner.load(config, lambda phase, fraction: None)
     assert _choices(_run(_core(restarted), _seeded(prompts))) == expected
+
+
+# Prompt, beams, length penalty, early stopping, tokens, and texts that stop.
+BEAM_CASES: list[tuple[int, int, float, bool | Literal["never"], int, list[str]]] = [
+    (0, 2, 1.0, False, 16, [".", ","]),
+    (1, 3, 0.0, "never", 16, [",", "."]),
+    (2, 4, 1.0, True, 16, ["\n"]),
+    (3, 5, 2.0, "never", 20, ["."]),
+    (4, 5, 1.0, False, 16, []),
+    (5, 3, -1.0, True, 16, ["."]),
+]
+
+
+@pytest.fixture(scope="module")
+def beam_requests(builtin_model: Path, prompts: list[list[int]]) -> list[Request]:
+    tokenizer = load_tokenizer(open_checkpoint(builtin_model).tokenizer)
+    return [
+        Request(
+            f"beams{which}",
+            prompts[which],
+            SamplingParams(
+                max_tokens=max_tokens,
+                stop_token_ids=tuple(tokenizer.encode(text)[0] for text in stops),
+                logprobs=1,
+            ),
+            n=n,
+            beam_search=BeamSearch(length_penalty, early_stopping),
+        )
+        for which, n, length_penalty, early_stopping, max_tokens, stops in BEAM_CASES
+    ]
+
+
+@pytest.fixture(scope="module")
+def beam_oracle(model: PreTrainedModel, beam_requests: list[Request]) -> dict[str, list[list[int]]]:
+    """The beams of each request, by the real `generate`."""
+    found = {}
+    for request in beam_requests:
+        assert request.beam_search is not None
+        prompt = torch.tensor([request.prompt_token_ids])
+        generated = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            num_beams=request.n,
+            num_return_sequences=request.n,
+            do_sample=False,
+            max_new_tokens=request.sampling.max_tokens,
+            length_penalty=request.beam_search.length_penalty,
+            early_stopping=request.beam_search.early_stopping,
+            eos_token_id=list(request.sampling.stop_token_ids) or [-1],
+            pad_token_id=-2,
+        )
+        rows = generated[:, prompt.shape[1] :].tolist()
+        found[request.request_id] = [[i for i in row if i != -2] for row in rows]
+    lengths = {len(token_ids) for beams in found.values() for token_ids in beams}
+    assert len(lengths) > 4, "prompts say too little"
+    return found
+
+
+def _check_beams(
+    requests: list[Request],
+    outputs: dict[str, list[ChoiceOutput]],
+    oracle: dict[str, list[list[int]]],
+) -> None:
+    for request in requests:
+        choices = outputs[request.request_id]
+        assert [output.index for output in choices] == list(range(request.n))
+        assert [output.token_ids for output in choices] == oracle[request.request_id]
+        for output in choices:
+            assert output.logprobs is not None and len(output.logprobs) == len(output.token_ids)
+
+
+def test_beams_alone(
+    runner: ModelRunner, beam_requests: list[Request], beam_oracle: dict[str, list[list[int]]]
+) -> None:
+    for request in beam_requests[1::2]:  # the others come in company
+        _check_beams([request], _run(_core(runner), [request]), beam_oracle)
+
+
+def test_beams_in_company_and_preempted(
+    runner: ModelRunner, beam_requests: list[Request], beam_oracle: dict[str, list[list[int]]]
+) -> None:
+    core = _core(runner, num_blocks=18, max_num_seqs=12, max_model_len=18 * 16)
+    requests = [*_company(4), *beam_requests]
+    _check_beams(beam_requests, _run(core, requests), beam_oracle)
+    assert core.stats().num_preemptions > 0
+
+
+def test_beams_with_few_tokens_a_step(
+    runner: ModelRunner, beam_requests: list[Request], beam_oracle: dict[str, list[list[int]]]
+) -> None:
+    core = _core(runner, max_num_batched_tokens=3, enable_prefix_caching=False)
+    chosen = [beam_requests[0], beam_requests[4]]
+    _check_beams(chosen, _run(core, chosen), beam_oracle)

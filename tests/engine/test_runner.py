@@ -117,6 +117,20 @@ def test_fork_shares_full_pages_and_copies_the_partial_one(
     assert [out.token_ids for out in launch(runner, *rows)] == [expected[2:3], expected[1:2]]
 
 
+def test_a_page_is_copied_before_its_next_owner_clears_it(
+    runner: ModelRunner, tiny: tuple[Path, transformers.PreTrainedModel]
+) -> None:
+    prompt = prompt_of(4, 21)
+    expected = greedy(tiny[1], prompt, 1)
+    first = ScheduledRow(0, 0, 21, prompt, 0, [5, 6], True)
+    launch(runner, first, starts=[start(0, prompt)])
+    fork = ScheduledRow(1, 20, 1, prompt[20:], 0, [5, 9], True)
+    other = ScheduledRow(2, 0, 3, [4, 5, 6], 0, [6], True)
+    starts = [start(1, prompt), start(2, [4, 5, 6])]
+    outputs = launch(runner, fork, other, starts=starts, copies=[(6, 9)])
+    assert [out.token_ids for out in outputs] == [expected, greedy(tiny[1], [4, 5, 6], 1)]
+
+
 def test_logprobs_of_prompt_and_token(
     runner: ModelRunner, tiny: tuple[Path, transformers.PreTrainedModel]
 ) -> None:

@@ -30,10 +30,15 @@ def _core(
 
 
 def _request(
-    request_id: str, prompt: list[int], max_tokens: int = 3, n: int = 1, salt: str = ""
+    request_id: str,
+    prompt: list[int],
+    max_tokens: int = 3,
+    n: int = 1,
+    salt: str = "",
+    priority: int = 0,
 ) -> Request:
     sampling = SamplingParams(max_tokens=max_tokens)
-    return Request(request_id, prompt, sampling, n=n, cache_salt=salt)
+    return Request(request_id, prompt, sampling, n=n, cache_salt=salt, priority=priority)
 
 
 def _finish(core: EngineCore) -> dict[tuple[str, int], list[ChoiceOutput]]:
@@ -177,6 +182,44 @@ def test_out_of_pages_the_youngest_gives_way_and_loses_nothing() -> None:
         assert _tokens(outputs[request.request_id, 0]) == expected_tokens(request, 0)
     order = [request_id for request_id, _ in outputs]
     assert order == ["a", "b", "c"]
+
+
+def test_lower_priorities_get_in_first_and_equals_as_they_came() -> None:
+    core, _ = _core(max_num_seqs=1)
+    for name, priority in [("a", 0), ("b", 5), ("c", -2), ("d", 5), ("e", -2)]:
+        core.add(_request(name, [ord(name)], priority=priority))
+    assert [request_id for request_id, _ in _finish(core)] == ["c", "e", "a", "b", "d"]
+
+
+def test_a_better_priority_does_not_push_out_who_runs() -> None:
+    core, _ = _core(max_num_seqs=1)
+    core.add(_request("a", [1], max_tokens=5, priority=9))
+    core.step()
+    core.add(_request("b", [2], priority=0))
+    assert [request_id for request_id, _ in _finish(core)] == ["a", "b"]
+    assert core.stats().num_preemptions == 0
+
+
+def test_out_of_pages_the_worst_priority_gives_way_though_it_is_older() -> None:
+    core, _ = _core(num_blocks=8)
+    requests = [
+        _request("old", [1] * 6, max_tokens=20, priority=1),
+        _request("new", [2] * 6, max_tokens=20, priority=0),
+    ]
+    outputs: dict[str, list[int]] = {"old": [], "new": []}
+    finished = []
+    core.add(requests[0])
+    for request in [None, None, requests[1], *[None] * 60]:
+        if request is not None:
+            core.add(request)
+        for output in core.step():
+            outputs[output.request_id] += output.token_ids
+            finished += [output.request_id] if output.finish_reason else []
+        core.scheduler.check_integrity()
+    assert finished == ["new", "old"]
+    assert core.stats().num_preemptions == 1
+    for request in requests:
+        assert outputs[request.request_id] == expected_tokens(request, 0)
 
 
 def test_a_finished_choice_may_cost_one_late_row_but_no_token() -> None:
