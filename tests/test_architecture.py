@@ -42,7 +42,10 @@ CONTRACTS = "engine.errors engine.config engine.request"
 BEAMS = "engine.beam_search engine.beam_group"
 POLICY = f"engine.block_pool engine.prefix_cache engine.sequence engine.outputs {BEAMS}"
 TENSORS = "torch numpy"
-WEB = "fastapi starlette pydantic pydantic_core pydantic_settings uvicorn msgspec click rich"
+WEB = (
+    "fastapi starlette pydantic pydantic_core pydantic_settings uvicorn httptools msgspec click "
+    "rich"
+)
 
 LAYERS = {
     # The client is a distribution of its own and knows nothing of ours.

@@ -1,13 +1,14 @@
-"""Pydantic's findings in OpenAI's words: one error, its parameter, its code."""
+"""Pydantic's findings in OpenAI's words: one error that has the first one's parameter and code."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from server.wire.errors import ApiError, bad_request
-from server.wire.limits import MAX_ECHOED_CHARACTERS
+from server.wire.errors import ApiError, BadRequest, bad_request
+from server.wire.limits import MAX_ECHOED_CHARACTERS, MAX_REPORTED_PROBLEMS
 
 _EXPECTED = {
     "int_type": "an integer",
@@ -107,10 +108,23 @@ def empty_array(param: str) -> ApiError:
 
 
 def from_validation_error(exc: ValidationError) -> ApiError:
-    """The first finding of `exc`."""
-    error = exc.errors(include_url=False)[0]
+    """What `exc` found, as far as that can be read at a glance."""
+    errors = exc.errors(include_url=False)
+    findings = [_finding(error) for error in errors[:MAX_REPORTED_PROBLEMS]]
+    first = findings[0]
+    if len(findings) == 1:
+        return first
+    messages = [finding.message.removesuffix(".") for finding in findings]
+    if len(errors) > len(findings):
+        messages.append(f"and {len(errors) - len(findings)} more")
+    return bad_request(first.param, first.code, f"{'; '.join(messages)}.")
+
+
+def _finding(error: ErrorDetails) -> ApiError:
     kind, param, value = error["type"], _param(error["loc"]), error["input"]
     context: dict[str, Any] = error.get("ctx", {})
+    if kind == "value_error" and isinstance(context["error"], BadRequest):
+        return context["error"]  # raised by one of our own validators
     if kind == "json_invalid":
         return not_json(context["error"])
     if not param:
