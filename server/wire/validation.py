@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from server.wire.errors import ApiError, BadRequest, bad_request
-from server.wire.limits import MAX_ECHOED_CHARACTERS, MAX_REPORTED_PROBLEMS
+from server.wire.limits import (
+    MAX_ECHOED_CHARACTERS,
+    MAX_ECHOED_NAME,
+    MAX_REPORTED_PROBLEMS,
+)
 
 _EXPECTED = {
     "int_type": "an integer",
@@ -48,7 +54,14 @@ def json_type(value: object) -> str:
 
 
 def not_json(reason: str) -> ApiError:
-    return bad_request(None, None, f"We could not parse the JSON body of your request: {reason}.")
+    """`reason` is a parser's; of that only the place is told."""
+    place = re.search(r"line (\d+) column (\d+)", reason)
+    where = f", see line {place[1]}, column {place[2]}" if place else ""
+    return bad_request(
+        None,
+        None,
+        f"We could not parse the JSON body of your request: it is not valid JSON in UTF-8{where}.",
+    )
 
 
 def wrong_type(param: str, expected: str, value: object) -> ApiError:
@@ -134,9 +147,7 @@ def _finding(error: ErrorDetails) -> ApiError:
             f"The body of the request must be a JSON object, but it is {json_type(value)}.",
         )
     if kind == "missing":
-        return bad_request(
-            param, "missing_required_parameter", f"Missing required parameter: '{param}'."
-        )
+        return _missing(param, value)
     if kind in _EXPECTED:
         return wrong_type(param, _EXPECTED[kind], value)
     if kind in _BOUNDS:
@@ -148,7 +159,22 @@ def _finding(error: ErrorDetails) -> ApiError:
         return empty_string(param)
     if kind == "too_long":
         return too_many(param, context["max_length"], context["actual_length"])
-    return bad_request(param, "invalid_value", f"Invalid '{param}': {error['msg']}.")
+    if kind == "literal_error":
+        why = f"expected {context['expected']}"
+        return bad_request(param, "invalid_value", f"Invalid '{param}': {why}.")
+    if kind == "extra_forbidden":
+        return bad_request(param, "unknown_parameter", f"Unknown parameter: '{param}'.")
+    return bad_request(param, "invalid_value", f"Invalid '{param}'.")
+
+
+def _missing(param: str, value: object) -> ApiError:
+    """`value` is the object without it; perhaps it is there under a misspelt name."""
+    names = [name[:MAX_ECHOED_NAME] for name in value] if isinstance(value, dict) else []
+    close = get_close_matches(param, names, n=1)
+    hint = f" Did you misspell it as '{close[0]}'?" if close else ""
+    return bad_request(
+        param, "missing_required_parameter", f"Missing required parameter: '{param}'.{hint}"
+    )
 
 
 def _param(loc: tuple[int | str, ...]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from hostile_rows import (
     CONTEXT,
     GOOD,
@@ -19,6 +21,7 @@ from hostile_rows import (
     accepted,
     completion,
     members,
+    post,
     refused,
     without,
 )
@@ -30,6 +33,15 @@ NULLABLE = CompletionRequest.model_fields.keys() - GOOD.keys()
 FIELD_ROWS = [
     # Prompts.
     Row(39, "no prompt", without("prompt"), 400, "prompt", "missing_required_parameter"),
+    Row(
+        39,
+        "misspelt",
+        post(json.dumps({"model": GOOD["model"], "promt": "x"}).encode()),
+        400,
+        "prompt",
+        "missing_required_parameter",
+        part="'promt'",
+    ),
     Row(39, "null", completion(prompt=None), 200),
     Row(40, "empty", completion(prompt=""), 200),
     Row(41, "[]", completion(prompt=[]), 400, "prompt", "empty_array"),
@@ -155,6 +167,23 @@ FIELD_ROWS = [
     *accepted(82, suffix=["", None]),
     *refused(83, VALUE, stream_options=[{"include_usage": True}]),
     *refused(83, TYPE, stream_options=[[]]),
+    Row(
+        83,
+        "unknown option",
+        completion(stream=True, stream_options={"foo": 1}),
+        400,
+        "stream_options.foo",
+        "unknown_parameter",
+    ),
+    Row(
+        88,
+        "side",
+        completion(truncation_side="up"),
+        400,
+        "truncation_side",
+        VALUE,
+        part="expected 'left' or 'right'",
+    ),
     Row(
         83,
         "stream_options.include_usage",

@@ -137,6 +137,7 @@ def raw(*lines: str, body: bytes = b"") -> bytes:
 ROWS = [
     # Transport and body.
     Row(1, "cut", post(b'{"model":'), part=NOT_JSON),
+    Row(1, "where it is cut", post(b'{"model":'), part="line 1, column 9"),
     Row(1, "gzip without saying so", post(b"\x1f\x8b\x08\x00"), part=NOT_JSON),
     Row(2, "empty", post(b""), part=NOT_JSON),
     Row(3, "array", post(b"[]"), code=TYPE, part="must be a JSON object"),
