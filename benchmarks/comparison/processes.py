@@ -1,0 +1,111 @@
+"""A server as a process group of its own, and what all its processes together hold in memory.
+
+Whatever ends the measurement, Ctrl+C included, also ends every process that the server started:
+its group, and children that made groups of their own. Reads /proc, so Linux only.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+STOP_TIMEOUT = 30.0
+
+
+class ServerError(Exception):
+    """The server cannot be measured; one line that says why."""
+
+
+class ServerProcess:
+    """A command that runs. Its output goes to `log`."""
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
+    ) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log = log
+        with log.open("ab") as output:
+            self.started = time.perf_counter()
+            self._process = subprocess.Popen(
+                command,
+                env={**os.environ, **environment},
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    def memory_bytes(self) -> int:
+        """Of the whole tree, pages that several processes share counted once (PSS)."""
+        return sum(proportional_bytes(pid) for pid in descendants(self._process.pid))
+
+    def stop(self) -> None:
+        """SIGTERM, then SIGKILL for whatever is left of the tree."""
+        family = descendants(self._process.pid)
+        if self.is_alive:
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_TIMEOUT)
+        # The group may outlive its leader, and members may have gone to groups of their own.
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        for pid in family - {self._process.pid}:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@contextmanager
+def running(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
+) -> Iterator[ServerProcess]:
+    """The process for as long as it is needed. Raises ServerError if it cannot be started."""
+    try:
+        process = ServerProcess(command, environment, folder, log)
+    except OSError as error:
+        raise ServerError(f"cannot start {command[0]}: {error.strerror}") from error
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+def descendants(pid: int) -> set[int]:
+    """`pid` and all processes below it."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):
+                # "pid (name) state ppid ...", and the name may hold anything.
+                stat = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                children.setdefault(int(stat[1]), []).append(int(folder.name))
+    family: set[int] = set()
+    waiting = [pid]
+    while waiting:
+        family.add(member := waiting.pop())
+        waiting.extend(children.get(member, []))
+    return family
+
+
+def proportional_bytes(pid: int) -> int:
+    """What a process holds in memory, its share of shared pages only; 0 if it has ended."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            name, _, rest = line.partition(":")
+            if name == "Pss":
+                return int(rest.split()[0]) * 1024
+    return 0
