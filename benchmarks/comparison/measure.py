@@ -18,11 +18,12 @@ from urllib.parse import urlsplit
 from comparison.scenarios import Intrusion, Load
 from octavo_client.bench.answer import Answer
 from octavo_client.bench.datasets import Prompt
-from octavo_client.bench.load import Target, run_load
+from octavo_client.bench.load import ConnectionPool, Target, run_load, send
 from octavo_client.bench.metrics import Summary, distribution, percentile, summarize
 
 REQUEST_TIMEOUT = 600.0
 CONNECTIONS_TIMEOUT = 60.0
+NUM_SETTLED = 8  # events of each stream before the intruder comes
 
 
 class MeasureError(Exception):
@@ -87,22 +88,33 @@ def check(answers: Sequence[Answer], prompts: Sequence[Prompt]) -> None:
 def measure_intrusion(target: Target, scenario: Intrusion, round_number: int) -> dict[str, float]:
     """How long decoding streams wait for tokens while the intruder's prompt is computed."""
     prompts, prompt = scenario.prompts(round_number)
-    answers, intruder = asyncio.run(_intrude(target, prompts, prompt, scenario.delay))
+    answers, intruder = asyncio.run(_intrude(target, prompts, prompt))
     check(answers, prompts)
     check([intruder], [prompt])
     return intrusion_figures(answers, intruder)
 
 
 async def _intrude(
-    target: Target, prompts: list[Prompt], prompt: Prompt, delay: float
+    target: Target, prompts: list[Prompt], prompt: Prompt
 ) -> tuple[list[Answer], Answer]:
-    decoding = asyncio.create_task(run_load(target, prompts, max_concurrency=len(prompts)))
+    """The answers to `prompts`, and to `prompt`, which is sent when they all have begun."""
+    pool = ConnectionPool(target.base_url)
+    answers = [Answer(decoding.max_tokens) for decoding in prompts]
+    intruder = Answer(prompt.max_tokens)
+
+    async def ask(prompt: Prompt, answer: Answer) -> None:
+        await send(pool, target.request(prompt), answer, target.timeout)
+
+    async def ask_when_all_decode() -> None:
+        while not all(len(answer.arrivals) > NUM_SETTLED or answer.error for answer in answers):
+            await asyncio.sleep(0.01)
+        await ask(prompt, intruder)
+
     try:
-        await asyncio.sleep(delay)
-        (intruder,), _ = await run_load(target, [prompt], max_concurrency=1)
-        answers, _ = await decoding
+        decoding = (ask(*pair) for pair in zip(prompts, answers, strict=True))
+        await asyncio.gather(*decoding, ask_when_all_decode())
     finally:
-        decoding.cancel()
+        pool.close()
     return answers, intruder
 
 
@@ -110,8 +122,6 @@ def intrusion_figures(answers: Sequence[Answer], intruder: Answer) -> dict[str, 
     """Of the times between events, those that the intruder's wait for its first token touches,
     and those outside of it. Raises MeasureError unless all streams decode all that time."""
     begin, end = intruder.started, intruder.arrivals[0]
-    if max(answer.arrivals[0] for answer in answers) > begin:
-        raise MeasureError("the long prompt arrived before all streams had begun")
     if min(answer.arrivals[-1] for answer in answers) < end:
         raise MeasureError("a stream ended before the long prompt was computed")
     touched, quiet = [], []
@@ -174,7 +184,7 @@ class IdleConnections:
 
         try:
             self._loop.run_until_complete(asyncio.wait_for(connect_all(), CONNECTIONS_TIMEOUT))
-        except (OSError, asyncio.TimeoutError, asyncio.IncompleteReadError) as error:
+        except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
             raise MeasureError(
                 f"only {len(self._writers)} of {count} idle connections: {error or 'no answer'}"
             ) from error

@@ -58,12 +58,14 @@ class Run:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What a step of the model costs at least; from its config. Weights once, embedding included.
+    """What a step of the model costs at least follows from these, which are in its file.
 
-    `quantized_bytes` is the size of the built-in model's own file.
+    `num_parameters` are those that a decoded token is multiplied with, `output_parameters` the
+    part of them that makes logits. `quantized_bytes` is the size of the file.
     """
 
     num_parameters: int
+    output_parameters: int
     num_layers: int
     num_heads: int
     num_kv_heads: int
@@ -114,9 +116,7 @@ class Results:
 
     def _of(self, server: str, scenario: str, case: int) -> list[Sample]:
         return [
-            s
-            for s in self.samples
-            if (s.server, s.scenario, s.case) == (server, scenario, case)
+            s for s in self.samples if (s.server, s.scenario, s.case) == (server, scenario, case)
         ]
 
     def save(self, path: Path) -> None:

@@ -39,7 +39,7 @@ class Load:
         """Warm-up prompts, one for each stream, and those to measure; new in every round."""
         prompts = random_prompts(
             self.streams + self.num_requests,
-            Random(f"{self.scenario} {self.case} {round_number}"),
+            Random(f"{self.scenario} {self.case} {round_number}"),  # noqa: S311
             input_len=Lengths(self.input_len),
             output_len=Lengths(self.output_len),
             prefix_len=self.prefix_len,
@@ -55,25 +55,28 @@ class Load:
 
 @dataclass(frozen=True)
 class Intrusion:
-    """A long prompt that arrives among `streams` decoding ones, after `delay` seconds."""
+    """A long prompt, the intruder, that arrives among `case` streams when all of them decode."""
 
-    streams: int
+    case: int
     input_len: int
     output_len: int
     intruder_len: int
-    delay: float
     intruder_output_len: int = 4
     scenario: str = "intrusion"
-    case: int = 0
+
+    @property
+    def streams(self) -> int:
+        return self.case
 
     @property
     def shape(self) -> Shape:
-        longest = max(self.input_len + self.output_len, self.intruder_len + 4)
+        intruder_len = self.intruder_len + self.intruder_output_len
+        longest = max(self.input_len + self.output_len, intruder_len)
         return shape(self.streams + 1, longest)
 
     def prompts(self, round_number: int) -> tuple[list[Prompt], Prompt]:
         """Those of the decoding streams, and the intruder's."""
-        random = Random(f"{self.scenario} {round_number}")
+        random = Random(f"{self.scenario} {round_number}")  # noqa: S311
 
         def draw(count: int, input_len: int, output_len: int) -> list[Prompt]:
             return random_prompts(
@@ -137,8 +140,8 @@ def streams(count: int, quick: bool) -> Load:
 def intrusion(streams: int, quick: bool) -> Intrusion:
     """A prompt of 4,000 tokens among streams that decode all the while."""
     if quick:
-        return Intrusion(streams, 32, 256, 500, 1.5)
-    return Intrusion(streams, 32, 512, 4000, 1.5)
+        return Intrusion(streams, 32, 128, 500)
+    return Intrusion(streams, 32, 512, 4000)
 
 
 def start(streams: int, quick: bool) -> Start:

@@ -62,7 +62,7 @@ def octavo(name: str, options: str = "", tree: Path = ROOT) -> Contender:
 
 
 def parse_octavo(text: str) -> Contender:
-    """"name: options" as in `--octavo "int8: --quantization int8"`. Raises ValueError."""
+    """ "name: options" as in `--octavo "int8: --quantization int8"`. Raises ValueError."""
     name, colon, options = text.partition(":")
     if not colon or not name.strip():
         raise ValueError(f"{text!r} is not 'name: options of octavo serve'")
@@ -110,7 +110,8 @@ def _llama(folder: Path, num_threads: int) -> Candidates:
         where = ("--host", "127.0.0.1", "--port", "{port}")
         contender = Contender(
             name=f"llama.cpp {kind}",
-            about=f"llama-server b{release}, {' '.join(options)}, {kind} weights",
+            about=f"llama-server b{release}, {kind} weights, -np STREAMS -c STREAMS*TOKENS "
+            f"-t {num_threads}",
             arguments=(str(binary), "-m", str(weights), *options, *where),
             folder=folder,
         )
