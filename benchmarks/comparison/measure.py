@@ -105,8 +105,12 @@ async def _intrude(
     async def ask(prompt: Prompt, answer: Answer) -> None:
         await send(pool, target.request(prompt), answer, target.timeout)
 
+    def is_settled(answer: Answer) -> bool:
+        is_over = answer.error is not None or answer.num_output_tokens is not None
+        return is_over or len(answer.arrivals) > NUM_SETTLED
+
     async def ask_when_all_decode() -> None:
-        while not all(len(answer.arrivals) > NUM_SETTLED or answer.error for answer in answers):
+        while not all(map(is_settled, answers)):  # noqa: ASYNC110 - an answer has no event
             await asyncio.sleep(0.01)
         await ask(prompt, intruder)
 

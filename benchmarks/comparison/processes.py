@@ -54,7 +54,7 @@ class ServerProcess:
         return sum(proportional_bytes(pid) for pid in descendants(self._process.pid))
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL for whatever is left of the tree."""
+        """SIGTERM, then SIGKILL for whatever is left of the tree; then all of it is gone."""
         family = descendants(self._process.pid)
         if self.is_alive:
             self._process.terminate()
@@ -67,6 +67,9 @@ class ServerProcess:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
+        deadline = time.monotonic() + STOP_TIMEOUT
+        while any(map(is_running, family)) and time.monotonic() < deadline:
+            time.sleep(0.01)  # the next server wants the memory and the cores
 
 
 @contextmanager
@@ -99,6 +102,15 @@ def descendants(pid: int) -> set[int]:
         family.add(member := waiting.pop())
         waiting.extend(children.get(member, []))
     return family
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process; one that has ended and is not waited for is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
 
 
 def proportional_bytes(pid: int) -> int:
