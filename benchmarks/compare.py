@@ -78,6 +78,8 @@ def parse_args(words: list[str]) -> argparse.Namespace:
     args = parser.parse_args(words)
     if args.rounds < 1:
         parser.error("--rounds must be at least 1")
+    if args.quick and args.write:
+        parser.error("figures of --quick mean nothing and are not written")
     try:
         args.scenarios = parse(args.scenarios, quick=args.quick)
         args.variants = [parse_octavo(text) for text in args.octavo]

@@ -121,9 +121,10 @@ def _context_rate_limits(results: Results) -> list[Line]:
     lines: list[Line] = []
     if model is None:
         return lines
-    for name, size in _weights(model) if limits.memory else []:
-        rates = [limits.memory / step_bytes(model, size, 1, case) for case in cases]
-        lines.append(_limit(f"memory, {name}", cases, rates))
+    if (memory := limits.memory) is not None:
+        for name, size in _weights(model):
+            rates = [memory / step_bytes(model, size, 1, case) for case in cases]
+            lines.append(_limit(name, cases, rates))
     for name, peak in _arithmetic(limits):
         lines.append(_limit(name, cases, [peak / token_ops(model, case) for case in cases]))
     return lines
@@ -146,9 +147,10 @@ def _streams_rate_limits(results: Results) -> list[Line]:
     if model is None:
         return lines
     context = INPUT_LEN + OUTPUT_LEN / 2
-    for name, size in _weights(model) if limits.memory else []:
-        rates = [case * limits.memory / step_bytes(model, size, case, context) for case in cases]
-        lines.append(_limit(f"memory, {name}", cases, rates))
+    if (memory := limits.memory) is not None:
+        for name, size in _weights(model):
+            rates = [case * memory / step_bytes(model, size, case, context) for case in cases]
+            lines.append(_limit(name, cases, rates))
     ops = prompt_ops(model, INPUT_LEN) / OUTPUT_LEN + token_ops(model, context)
     for name, peak in _arithmetic(limits):
         lines.append(_limit(name, cases, [peak / ops] * len(cases)))
@@ -170,11 +172,14 @@ def _streams_ttft_limits(results: Results) -> list[Line]:
 def _weights(model: ModelSize) -> list[tuple[str, float]]:
     mega = model.quantized_bytes / 1e6
     return [
-        (f"quantized weights ({mega:.0f} MB)", model.quantized_bytes),
-        (f"bf16 weights ({2 * model.num_parameters / 1e6:.0f} MB)", 2 * model.num_parameters),
+        (f"limit: memory, 4-bit ({mega:.0f} MB)", model.quantized_bytes),
+        (
+            f"limit: memory, bf16 ({2 * model.num_parameters / 1e6:.0f} MB)",
+            2 * model.num_parameters,
+        ),
     ]
 
 
 def _arithmetic(limits: Limits) -> list[tuple[str, float]]:
-    named = [("int8 arithmetic", limits.int8), ("bf16 arithmetic", limits.bf16)]
+    named = [("limit: int8 arithmetic", limits.int8), ("limit: bf16 arithmetic", limits.bf16)]
     return [(name, peak) for name, peak in named if peak is not None]

@@ -128,7 +128,8 @@ def intrusion_figures(answers: Sequence[Answer], intruder: Answer) -> dict[str, 
     begin, end = intruder.started, intruder.arrivals[0]
     if min(answer.arrivals[-1] for answer in answers) < end:
         raise MeasureError("a stream ended before the long prompt was computed")
-    touched, quiet = [], []
+    touched: list[float] = []
+    quiet: list[float] = []
     for answer in answers:
         for before, at in pairwise(answer.arrivals):
             (touched if at > begin and before < end else quiet).append(1e3 * (at - before))

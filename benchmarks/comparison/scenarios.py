@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -150,7 +150,7 @@ def start(streams: int, quick: bool) -> Start:
     return Start(1 if quick else 2, load, 100 if quick else 1000)
 
 
-_MAKERS = {
+_MAKERS: dict[str, tuple[Callable[[int, bool], Scenario], tuple[int, ...]]] = {
     "decode": (decode, (1, 16, 32)),
     "prefix": (prefix, (8,)),
     "intrusion": (intrusion, (8,)),

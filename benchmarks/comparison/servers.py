@@ -121,8 +121,8 @@ def _llama(folder: Path, num_threads: int) -> Candidates:
 
 def _vllm(folder: Path) -> Candidates:
     program, weights = folder / "vllm/bin/vllm", folder / "smol-hf"
-    options = ("--dtype", "bfloat16", "--max-model-len", "8192")
-    options += ("--max-num-seqs", str(VLLM_MAX_STREAMS))
+    lengths = ("--max-model-len", "8192", "--max-num-seqs", str(VLLM_MAX_STREAMS))
+    options = ("--dtype", "bfloat16", *lengths)
     # What the environment says goes first, so that other bindings can be tried.
     environment = {
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "4"),

@@ -26,7 +26,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         num_in, num_out = len(body["prompt"]), body["max_tokens"]
-        if "--die" in sys.argv and num_in > 100:
+        if "--die" in sys.argv and num_in > 128:
             os._exit(3)
         num_out -= "--short" in sys.argv and num_out > 1
         self.send_response(200)

@@ -115,7 +115,7 @@ def test_plots_are_whole_and_within_their_frame() -> None:
         root = ElementTree.fromstring(svg)  # noqa: S314
         space = {"": "http://www.w3.org/2000/svg"}
         texts = [element.text for element in root.findall("text", space)]
-        assert {"Octavo", "A & <B>", "int8 arithmetic"} <= set(texts)
+        assert {"Octavo", "A & <B>", "limit: int8 arithmetic"} <= set(texts)
         _, _, width, height = map(float, root.attrib["viewBox"].split())
         for line in root.findall("polyline", space):
             for pair in line.attrib["points"].split():
