@@ -170,14 +170,8 @@ def _streams_ttft_limits(results: Results) -> list[Line]:
 
 
 def _weights(model: ModelSize) -> list[tuple[str, float]]:
-    mega = model.quantized_bytes / 1e6
-    return [
-        (f"limit: memory, 4-bit ({mega:.0f} MB)", model.quantized_bytes),
-        (
-            f"limit: memory, bf16 ({2 * model.num_parameters / 1e6:.0f} MB)",
-            2 * model.num_parameters,
-        ),
-    ]
+    sizes = [("4-bit", model.quantized_bytes), ("bf16", 2 * model.num_parameters)]
+    return [(f"limit: memory, {kind} ({size / 1e6:.0f} MB)", size) for kind, size in sizes]
 
 
 def _arithmetic(limits: Limits) -> list[tuple[str, float]]:

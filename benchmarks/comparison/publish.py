@@ -25,8 +25,7 @@ def write_documents(results: Results, root: Path) -> list[Path]:
     if not mark:
         raise ValueError(f"{page} has lost its line {MARK!r}")
     plots = growth_plots(results)
-    images = "".join(f"![{name.removesuffix('.svg').replace('-', ' ')}](performance/{name})\n\n"
-                     for name in plots)  # fmt: skip
+    images = "".join(f"![{Path(name).stem}](performance/{name})\n\n" for name in plots)
     log_text = log.read_text(encoding="utf-8").rstrip()
     if heading(results) not in log_text:
         log.write_text(f"{log_text}\n\n{text.rstrip()}\n", encoding="utf-8")

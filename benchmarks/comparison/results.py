@@ -91,8 +91,8 @@ class Results:
 
     def spread(self, server: str, scenario: str, case: int, figure: str) -> Spread | None:
         """Over all rounds; None if no sample has this figure."""
-        values = [sample.figures[figure] for sample in self._of(server, scenario, case)
-                  if figure in sample.figures]  # fmt: skip
+        samples = self._of(server, scenario, case)
+        values = [sample.figures[figure] for sample in samples if figure in sample.figures]
         if not values:
             return None
         return Spread(median(values), min(values), max(values), len(values))
