@@ -15,14 +15,14 @@ WIDTH, HEIGHT = 860, 420
 LEFT, RIGHT, TOP, BOTTOM = 70, 250, 40, 55
 # Told apart by people who see red and green alike, and readable on white and on black.
 COLOURS = ("#d1495b", "#2b7bba", "#3a9d5d", "#b7791f", "#8a63d2", "#0f9aa8", "#7a7a7a")
-STYLE = """
-  .ground { fill: #ffffff } .text { fill: #24292f; font: 13px sans-serif }
-  .title { font: bold 15px sans-serif } .grid { stroke: #d0d7de } .axis { stroke: #57606a }
-  .limit { stroke: #57606a; stroke-dasharray: 6 4; fill: none; stroke-width: 1.5 }
-  @media (prefers-color-scheme: dark) {
-    .ground { fill: #0d1117 } .text { fill: #e6edf3 } .grid { stroke: #30363d }
-    .axis, .limit { stroke: #9da7b3 } }
-"""
+# Light is written into the elements, for viewers that know no style sheets.
+FONT = 'role="img" font-family="sans-serif" font-size="13"'
+GRID, AXIS, TEXT = "#d0d7de", "#57606a", "#24292f"
+DARK = """@media (prefers-color-scheme: dark) {
+  .ground { fill: #0d1117 } .text { fill: #e6edf3 } .grid { stroke: #30363d }
+  .axis, .limit { stroke: #9da7b3 } }"""
+LIMIT = f'class="limit" fill="none" stroke="{AXIS}" stroke-width="1.5"'
+DASHES = ("9 4", "2 3", "9 3 2 3", "16 5")
 
 
 @dataclass(frozen=True)
@@ -41,29 +41,31 @@ def line_plot(title: str, x_label: str, y_label: str, lines: Sequence[Line]) -> 
     x_scale = _Scale(xs[0], xs[-1], LEFT, WIDTH - RIGHT)
     y_scale = _Scale(min(ys) / 1.2, max(ys) * 1.2, HEIGHT - BOTTOM, TOP)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
-        f"<title>{escape(title)}</title><style>{STYLE}</style>",
-        f'<rect class="ground" width="{WIDTH}" height="{HEIGHT}" rx="6"/>',
-        _text(LEFT, TOP - 16, title, "start", "text title"),
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" {FONT}>',
+        f"<title>{escape(title)}</title><style>{DARK}</style>",
+        f'<rect class="ground" fill="#ffffff" width="{WIDTH}" height="{HEIGHT}" rx="6"/>',
+        _text(LEFT, TOP - 16, title, "start", ' font-weight="bold"'),
     ]
     for y in ticks(y_scale.low, y_scale.high):
         at = y_scale(y)
-        parts.append(_stroke("grid", LEFT, at, WIDTH - RIGHT, at))
+        parts.append(_stroke("grid", GRID, LEFT, at, WIDTH - RIGHT, at))
         parts.append(_text(LEFT - 8, at + 4, f"{y:,g}", "end"))
     for x in xs:
         at = x_scale(x)
-        parts.append(_stroke("grid", at, TOP, at, HEIGHT - BOTTOM))
+        parts.append(_stroke("grid", GRID, at, TOP, at, HEIGHT - BOTTOM))
         parts.append(_text(at, HEIGHT - BOTTOM + 18, f"{x:,g}", "middle"))
-    parts.append(_stroke("axis", LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM))
-    parts.append(_stroke("axis", LEFT, TOP, LEFT, HEIGHT - BOTTOM))
+    parts.append(_stroke("axis", AXIS, LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM))
+    parts.append(_stroke("axis", AXIS, LEFT, TOP, LEFT, HEIGHT - BOTTOM))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, x_label, "middle"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
     turned = f' transform="rotate(-90 16 {middle:.1f})"'
-    parts.append(_text(16, middle, y_label, "middle", extra=turned))
+    parts.append(_text(16, middle, y_label, "middle", turned))
     colours = iter(COLOURS * (1 + len(lines) // len(COLOURS)))
+    dashes = iter(DASHES * len(lines))
     for index, line in enumerate(lines):
-        look = 'class="limit"'
-        if not line.is_limit:
+        if line.is_limit:
+            look = f'{LIMIT} stroke-dasharray="{next(dashes)}"'
+        else:
             colour = next(colours)
             look = f'fill="none" stroke="{colour}" stroke-width="2.2"'
             for x, y in line.points:
@@ -102,10 +104,11 @@ class _Scale:
         return self.begin + share * (self.end - self.begin)
 
 
-def _stroke(name: str, x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line class="{name}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+def _stroke(name: str, colour: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    place = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
+    return f'<line class="{name}" stroke="{colour}" {place}/>'
 
 
-def _text(x: float, y: float, text: str, anchor: str, name: str = "text", extra: str = "") -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f'<text class="{name}" {place}{extra}>{escape(text)}</text>'
+def _text(x: float, y: float, text: str, anchor: str, extra: str = "") -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{extra}'
+    return f'<text class="text" fill="{TEXT}" {place}>{escape(text)}</text>'
