@@ -49,9 +49,11 @@ class ServerProcess:
     def exit_code(self) -> int | None:
         return self._process.poll()
 
-    def memory_bytes(self) -> int:
-        """Of the whole tree, pages that several processes share counted once (PSS)."""
-        return sum(proportional_bytes(pid) for pid in descendants(self._process.pid))
+    def memory_bytes(self) -> tuple[int, int]:
+        """Of the whole tree: the sums of PSS, where a page that several processes share counts
+        once, and of RSS, where it counts for each of them."""
+        members = [resident_bytes(pid) for pid in descendants(self._process.pid)]
+        return sum(pss for pss, _ in members), sum(rss for _, rss in members)
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL for whatever is left of the tree; then all of it is gone."""
@@ -113,11 +115,15 @@ def is_running(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
 
 
-def proportional_bytes(pid: int) -> int:
-    """What a process holds in memory, its share of shared pages only; 0 if it has ended."""
+def resident_bytes(pid: int) -> tuple[int, int]:
+    """What a process holds in memory: its share of it (PSS) and all it sees (RSS); 0 if it ended.
+
+    Processes outside of the tree count in the share too: other programs with the same libraries.
+    """
+    sizes = {"Pss": 0, "Rss": 0}
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             name, _, rest = line.partition(":")
-            if name == "Pss":
-                return int(rest.split()[0]) * 1024
-    return 0
+            if name in sizes:
+                sizes[name] = int(rest.split()[0]) * 1024
+    return sizes["Pss"], sizes["Rss"]

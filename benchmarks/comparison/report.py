@@ -75,6 +75,7 @@ TABLES = (
             Column("s to the first answer", "start_seconds", 2),
             Column("MB, loaded", "loaded_mb"),
             Column("MB, after decoding", "used_mb"),
+            Column("MB, RSS summed", "used_rss_mb"),
         ),
         "start_seconds",
         lower_wins=True,

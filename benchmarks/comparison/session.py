@@ -137,23 +137,23 @@ class Session:
                 if not is_last:
                     self._add("start", 0, figures)
                     continue
-                figures["loaded_mb"] = server.process.memory_bytes() / 1e6
+                figures |= _megabytes("loaded", server.process)
                 measure_load(server.target, scenario.load, self._round)
-                figures["used_mb"] = server.process.memory_bytes() / 1e6
+                figures |= _megabytes("used", server.process)
                 self._add("start", 0, figures)
                 self._measure_connections(server, scenario.num_connections)
                 return
 
     def _measure_connections(self, server: Served, count: int) -> None:
         with IdleConnections(server.base_url) as connections:
-            before = server.process.memory_bytes()
+            before, _ = server.process.memory_bytes()
             try:
                 connections.open(count)
             except MeasureError as error:
                 self._add("connections", count, error=str(error))
                 return
-            more = (server.process.memory_bytes() - before) / 1e6
-        self._add("connections", count, {"more_mb": more})
+            after, _ = server.process.memory_bytes()
+        self._add("connections", count, {"more_mb": (after - before) / 1e6})
 
     def _add(
         self,
@@ -167,6 +167,11 @@ class Session:
         )
 
 
+def _megabytes(when: str, process: ServerProcess) -> dict[str, float]:
+    proportional, resident = process.memory_bytes()
+    return {f"{when}_mb": proportional / 1e6, f"{when}_rss_mb": resident / 1e6}
+
+
 def measure_floor(contender: Contender, load: Load) -> dict[str, float]:
     """`floor.py` with the load's numbers. Its tokens a second are those of one whole batch.
 
@@ -175,7 +180,7 @@ def measure_floor(contender: Contender, load: Load) -> dict[str, float]:
     command = contender.command(shape(load.streams, 0), 0)
     for option in ("streams", "input_len", "output_len"):
         command += [f"--{option.replace('_', '-')}", str(getattr(load, option))]
-    # Not subprocess.run: Ctrl+C has to end it too, and it may have children.
+    # Its standard output is the answer, so it is not a ServerProcess.
     process = subprocess.Popen(
         command,
         env={**os.environ, **contender.environment},

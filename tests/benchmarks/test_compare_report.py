@@ -56,8 +56,8 @@ def test_ratios_of_what_should_be_small() -> None:
             Sample("B", "start", 0, 0, {"start_seconds": 8.0, "loaded_mb": 1234.5}),
         )
     )
-    assert cells(text, "Octavo") == ["2.00", "-", "-", "0.50"]
-    assert cells(text, "B") == ["8.00", "1,234", "-", "0.12"]
+    assert cells(text, "Octavo") == ["2.00", "-", "-", "-", "0.50"]
+    assert cells(text, "B") == ["8.00", "1,234", "-", "-", "0.12"]
 
 
 def test_failures_are_told() -> None:
