@@ -49,6 +49,12 @@ class ServerProcess:
     def exit_code(self) -> int | None:
         return self._process.poll()
 
+    def has_ended(self, seconds: float) -> bool:
+        """Whether it ends within so many seconds: connections are lost a little earlier."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return not self.is_alive
+
     def memory_bytes(self) -> tuple[int, int]:
         """Of the whole tree: the sums of PSS, where a page that several processes share counts
         once, and of RSS, where it counts for each of them."""

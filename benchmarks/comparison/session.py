@@ -93,7 +93,7 @@ class Session:
                 try:
                     self._run(scenario)
                 except (ServerError, MeasureError) as error:
-                    died = self._served is not None and not self._served.process.is_alive
+                    died = self._served is not None and self._served.process.has_ended(2.0)
                     reason = f"{error} (the server has ended)" if died else str(error)
                     self._add(scenario.scenario, scenario.case, error=reason)
                     self._stop()
