@@ -5,6 +5,7 @@
 #   TORCH_INDEX_URL  a package index to take torch from, such as PyTorch's own with its CPU wheels
 #   MODEL, ARGS      what `make serve` serves and further options of `octavo serve`
 #   BENCH_ARGS       options of benchmarks/serving.py and of `octavo bench serve`
+#   COMPARE_ARGS     options of benchmarks/compare.py
 #   PYTEST_ARGS      options of pytest
 
 PYTHON ?= python3
@@ -12,6 +13,7 @@ TORCH_INDEX_URL ?=
 MODEL =
 ARGS =
 BENCH_ARGS =
+COMPARE_ARGS =
 PYTEST_ARGS =
 
 BIN := .venv/bin
@@ -31,7 +33,7 @@ TORCH := torch==2.13.0
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-slow lint bench clean
+.PHONY: help serve install test test-slow lint bench compare clean
 .DELETE_ON_ERROR:
 
 help:
@@ -40,6 +42,7 @@ help:
 	@echo 'make test-slow  run the tests that take minutes'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make bench      time the server over HTTP  (BENCH_ARGS=...)'
+	@echo 'make compare    the server and others side by side  (COMPARE_ARGS=...)'
 	@echo 'make install    set up .venv for development'
 	@echo 'make clean      remove .venv and all caches below this folder'
 
@@ -61,6 +64,9 @@ lint: $(DEV_STAMP)
 
 bench: $(DEV_STAMP)
 	$(BIN)/python benchmarks/serving.py $(if $(MODEL),--model $(MODEL)) $(BENCH_ARGS)
+
+compare: $(DEV_STAMP)
+	$(BIN)/python benchmarks/compare.py $(COMPARE_ARGS)
 
 # A stamp and not the interpreter's file: that exists before pip does, and an interrupted set-up has
 # to be finished by the next one.

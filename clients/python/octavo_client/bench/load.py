@@ -122,7 +122,7 @@ async def run_load(
 
     async def ask(request: bytes, max_tokens: int) -> None:
         answer = Answer(max_tokens)
-        await _ask(pool, request, answer, target.timeout)
+        await send(pool, request, answer, target.timeout)
         answers.append(answer)
         on_answer(answer)
 
@@ -154,7 +154,8 @@ async def run_load(
         pool.close()
 
 
-async def _ask(pool: ConnectionPool, request: bytes, answer: Answer, timeout: float) -> None:
+async def send(pool: ConnectionPool, request: bytes, answer: Answer, timeout: float) -> None:
+    """One request; `answer` is filled in while it comes, its `error` too. `timeout` in seconds."""
     reader = AnswerReader(answer)
     answer.started = time.perf_counter()
     try:
