@@ -69,4 +69,6 @@ class EngineCore:
             num_cached_tokens=self.scheduler.num_cached_tokens,
             num_generated_tokens=self._num_generated_tokens,
             num_preemptions=self.scheduler.num_preemptions,
+            num_drafts=self.scheduler.speculation.num_drafts,
+            num_right_drafts=self.scheduler.speculation.num_right,
         )

@@ -85,7 +85,14 @@ def resolve_limits(config: EngineConfig, model: ModelConfig, target: Target) -> 
         max_num_batched_tokens=config.max_num_batched_tokens or (512 if on_cpu else 8192),
         max_model_len=_max_model_len(config, model, num_blocks * config.block_size),
         enable_prefix_caching=config.enable_prefix_caching,
+        max_drafts=_max_drafts(config, on_cpu),
     )
+
+
+def _max_drafts(config: EngineConfig, on_cpu: bool) -> int:
+    if config.max_drafts is not None:
+        return config.max_drafts
+    return 8 if on_cpu else 0  # a GPU's next step is launched before this one's tokens are known
 
 
 def _max_model_len(config: EngineConfig, model: ModelConfig, num_slots: int) -> int:

@@ -40,7 +40,10 @@ def layer(ours: str = "", others: str = "") -> Layer:
 
 CONTRACTS = "engine.errors engine.config engine.request"
 BEAMS = "engine.beam_search engine.beam_group"
-POLICY = f"engine.block_pool engine.prefix_cache engine.sequence engine.outputs {BEAMS}"
+POLICY = (
+    "engine.block_pool engine.prefix_cache engine.sequence engine.outputs engine.drafts "
+    f"engine.speculation {BEAMS}"
+)
 TENSORS = "torch numpy"
 WEB = "fastapi starlette pydantic pydantic_core pydantic_settings uvicorn msgspec click rich"
 
@@ -66,7 +69,11 @@ LAYERS = {
     # Policy, tested without torch. The runner is a Protocol in `batch`.
     "engine.block_pool": layer(),
     "engine.beam_search": layer("engine.request"),
-    "engine.sequence": layer("engine.beam_search engine.block_pool engine.request"),
+    "engine.drafts": layer("engine.request"),
+    "engine.sequence": layer("engine.beam_search engine.block_pool engine.drafts engine.request"),
+    "engine.speculation": layer(
+        "engine.batch engine.block_pool engine.config engine.sequence engine.request"
+    ),
     "engine.beam_group": layer("engine.beam_search engine.sequence engine.request engine.config"),
     "engine.outputs": layer("engine.beam_group engine.sequence engine.batch engine.request"),
     "engine.prefix_cache": layer("engine.block_pool engine.sequence engine.request"),
