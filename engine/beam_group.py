@@ -45,6 +45,7 @@ class BeamGroup:
         before = self.sequences
         candidates = [s.candidates for s in before if s.candidates is not None]
         continuations = self.beams.advance(candidates)
+        assert len(continuations) in (0, self.first.request.n)
         kept = {continuation.parent for continuation in continuations}
         free = [sequence for i, sequence in enumerate(before) if i not in kept]
         free += self._new_sequences(len(continuations) - len(before))

@@ -68,7 +68,6 @@ class PrefixCache:
         sequence.block_ids[:num_shared] = reuse.block_ids
         sequence.parent = None
         sequence.num_sent_blocks = 0
-        sequence.num_registered_blocks = num_shared
         return {} if reuse.copy_from is None else {sequence.block_ids[-1]: reuse.copy_from}
 
     def claim(self, sequence: Sequence) -> None:

@@ -299,7 +299,7 @@ class Scheduler:
             sequence.store_prompt_logprobs(row.start, output.prompt_logprobs)
         if sequence.is_beam:
             if row.sample:
-                assert output.logprobs, "a beam without candidates"
+                assert output.logprobs and not sequence.awaits_decision, "a beam reports once"
                 sequence.candidates = output.logprobs[0]
             return []
         choice_output = take_in(sequence, row, output, self.config.max_model_len)

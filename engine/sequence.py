@@ -18,8 +18,9 @@ class Sequence:
     """Choice `index` of `request`. `order` says who goes first: the lower priority number, then the
     older one (`arrival` counts sequences, choices in order).
 
-    `parent` computes all tokens but the last for this one; None once it has started. For choices
-    that is choice 0 and the prompt. The sequences of a beam search are its beams, in no order.
+    `parent` computes all tokens but the last for this one: choice 0 the prompt, a beam what a child
+    of it continues. None for those who start alone, and once a sequence has started. The sequences
+    of a beam search are beams, not choices: their index says nothing.
     """
 
     def __init__(

@@ -116,6 +116,8 @@ class FakeRunner:
             self._starts[start.row] = start
             self._tables[start.row] = []
             self._last_sampled[start.row] = None
+        targets = [target for _, target in batch.copies]
+        assert len(set(targets)) == len(targets), "a page is overwritten by two"
         for source, target in batch.copies:
             self._pages[target] = list(self._pages[source])
         for row in batch.rows:

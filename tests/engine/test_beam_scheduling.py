@@ -236,17 +236,19 @@ def test_an_error_on_one_beam_fails_all_choices_and_no_neighbour() -> None:
 
 @pytest.mark.parametrize("max_launches", [1, 2])
 def test_an_abort_ends_the_whole_search_and_one_choice_of_it_is_none(max_launches: int) -> None:
-    core, _ = _core(max_launches=max_launches)
-    request = _beams("a", [1, 2, 3], n=3, max_tokens=9)
-    core.add(request)
-    core.add(_beams("b", [4, 5, 6], n=3, max_tokens=9))
-    for _ in range(4):
-        core.step()
-    core.abort("a", 1)
-    core.abort("b")
-    outputs = _finish(core)
-    assert set(outputs) == {("a", 0), ("a", 1), ("a", 2)}
-    _check(request, outputs)
+    for num_steps in range(8):
+        core, _ = _core(max_launches=max_launches)
+        request = _beams("a", [1, 2, 3], n=3, max_tokens=9)
+        core.add(request)
+        core.add(_beams("b", [4, 5, 6], n=3, max_tokens=9))
+        for _ in range(num_steps):
+            core.step()
+        core.abort("a", 1)
+        core.abort("b")
+        core.scheduler.check_integrity()
+        outputs = _finish(core)
+        assert set(outputs) == {("a", 0), ("a", 1), ("a", 2)}
+        _check(request, outputs)
 
 
 def test_no_tokens_wanted() -> None:

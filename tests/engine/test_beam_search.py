@@ -191,6 +191,14 @@ def test_equals_go_to_the_better_beam_then_as_listed() -> None:
     assert [hypothesis.score for hypothesis in beams.best] == [-1.0, -1.0]
 
 
+def test_it_is_over_when_the_best_running_one_can_only_equal_the_worst_complete_one() -> None:
+    request = _request(n=1, max_tokens=9, stop_token_ids=(2,), length_penalty=0.0)
+    tie = TokenLogprobs(-1.0, 1, [2, 4], [-1.0, -1.0])
+    assert Beams(request, 9).advance([tie]) == []
+    ahead = TokenLogprobs(-1.0, 1, [4, 2], [-1.0, -1.5])
+    assert Beams(request, 9).advance([ahead]) == [(0, 4)]
+
+
 @pytest.mark.parametrize("length_penalty", [1e308, -1e308])
 def test_no_length_penalty_breaks_the_arithmetic(length_penalty: float) -> None:
     request = _request(3, 6, (2, 7), length_penalty)
