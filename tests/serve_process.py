@@ -18,12 +18,12 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'clients/
 
 
 @contextmanager
-def octavo_serve() -> Iterator[str]:
+def octavo_serve(*options: str) -> Iterator[str]:
     """`octavo serve` on a free port, ready to answer: its address, without a path."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "octavo_client", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "octavo_client", "serve", "--port", str(port), *options]
     process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT)
     try:
         address = f"http://127.0.0.1:{port}"

@@ -5,7 +5,7 @@ Answers belong to the routes. A refusal here is an HTTP status, because nothing 
 
 from __future__ import annotations
 
-from engine import BeamSearch, EngineInfo, Request
+from engine import BeamSearch, EngineInfo, Request, beam_search_blocks
 from server.completion.choice import ChoiceFormat
 from server.completion.completion import Completion
 from server.completion.prompts import EncodedPrompt, encode_prompts
@@ -93,6 +93,16 @@ def _beam_search(
             "invalid_value",
             f"Invalid 'n': a beam search runs its beams together, and this server runs "
             f"{info.max_num_seqs} at a time.",
+        )
+    longest = max(len(prompt.token_ids) for prompt in prompts)
+    num_blocks = beam_search_blocks(longest, body.max_tokens, body.n, info.block_size)
+    if num_blocks > info.num_blocks:
+        raise bad_request(
+            "n",
+            "invalid_value",
+            f"Invalid 'n': {body.n} beams of {body.max_tokens} tokens after a prompt of {longest} "
+            f"may need {num_blocks} pages of the KV cache, which has {info.num_blocks}. Ask for "
+            "fewer beams or tokens.",
         )
     return BeamSearch(body.length_penalty, body.early_stopping)
 

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import httpx
@@ -120,6 +121,36 @@ async def test_a_seeded_request_draws_the_same_in_company(client: httpx.AsyncCli
     ]
     together, *_ = await asyncio.gather(complete(client, **fields), *company)
     assert together["choices"][0]["text"] == alone["choices"][0]["text"]
+
+
+async def test_beam_search(client: httpx.AsyncClient) -> None:
+    """Beams are real continuations: scoring the text again gives the same log-probabilities."""
+    prompt = "The three primary colours are"
+    fields = {"prompt": prompt, "max_tokens": 12, "logprobs": 0}
+    greedy = (await complete(client, **fields))["choices"][0]
+    answer = await complete(client, **fields, use_beam_search=True, n=4)
+    texts = [choice["text"] for choice in answer["choices"]]
+    assert len(set(texts)) == 4
+    means = [mean(choice["logprobs"]["token_logprobs"]) for choice in answer["choices"]]
+    assert means == sorted(means, reverse=True)
+    assert means[0] >= mean(greedy["logprobs"]["token_logprobs"])
+    for choice in answer["choices"]:
+        scored = await complete(
+            client, prompt=prompt + choice["text"], max_tokens=0, echo=True, logprobs=0
+        )
+        count = len(choice["logprobs"]["tokens"])
+        assert scored["choices"][0]["logprobs"]["token_logprobs"][-count:] == pytest.approx(
+            choice["logprobs"]["token_logprobs"], abs=1e-3
+        )
+
+
+async def test_the_best_of_three_is_one_of_them(client: httpx.AsyncClient) -> None:
+    fields = {"prompt": "My name is", "temperature": 1, "seed": 5, "max_tokens": 8}
+    all_three = (await complete(client, **fields, n=3, logprobs=0))["choices"]
+    best = max(all_three, key=lambda choice: mean(choice["logprobs"]["token_logprobs"]))
+    answer = await complete(client, **fields, best_of=3)
+    assert [choice["text"] for choice in answer["choices"]] == [best["text"]]
+    assert answer["usage"]["completion_tokens"] == 24
 
 
 async def test_a_repeated_prompt_is_cached(client: httpx.AsyncClient) -> None:

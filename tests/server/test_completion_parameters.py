@@ -333,6 +333,7 @@ async def test_beam_search(client: httpx.AsyncClient, engine: FakeEngine) -> Non
         ({"bad_words": ["x"]}, "bad_words"),
         ({"stop": "x"}, "stop"),
         ({"n": INFO.max_num_seqs + 1}, "n"),
+        ({"n": 32, "max_tokens": 1024}, "n"),  # 2,048 pages of 1,024
         ({"use_beam_search": False, "length_penalty": 2}, "length_penalty"),
         ({"use_beam_search": False, "early_stopping": True}, "early_stopping"),
     ],
