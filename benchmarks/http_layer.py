@@ -27,6 +27,7 @@ from paced_engine import VOCAB_SIZE
 from uvicorn.loops.auto import auto_loop_factory
 
 from engine import EngineClient, EngineConfig, TokenizerData
+from server.api_keys import ApiKeys
 from server.app import create_app
 from server.listen import HttpServer, bind, socket_url
 from server.settings import Settings
@@ -60,7 +61,7 @@ async def serve(step_ms: float) -> None:
     """Be the API process. A line on standard input is answered with the CPU seconds used so far."""
     engine = EngineClient(EngineConfig(str(step_ms)), module="paced_engine")
     await engine.start()
-    app = create_app(engine, made_up_tokenizer(), Settings(), ["paced"])
+    app = create_app(engine, made_up_tokenizer(), Settings(), ["paced"], api_keys=ApiKeys([]))
 
     def tell_usage() -> None:
         if not sys.stdin.readline():

@@ -9,6 +9,8 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from engine import Engine, EngineDeadError
+from server.access import PUBLIC_PATHS, KeyGuard
+from server.api_keys import ApiKeys
 from server.boundary import RequestBoundary
 from server.routes import router
 from server.services import Services
@@ -22,10 +24,16 @@ from server.wire.tokenization import DetokenizeRequest, TokenizeRequest
 
 
 def create_app(
-    engine: Engine, tokenizer: Tokenizer, settings: Settings, model_names: Sequence[str]
+    engine: Engine,
+    tokenizer: Tokenizer,
+    settings: Settings,
+    model_names: Sequence[str],
+    *,
+    api_keys: ApiKeys,
 ) -> FastAPI:
     """The API over a started engine. `model_names`: the model's own name first, then aliases."""
     app = _Application(
+        needs_key=bool(api_keys),
         title="Octavo",
         summary="An HTTP inference server for language models",
         version=server_version(),
@@ -34,7 +42,9 @@ def create_app(
     )
     app.state.services = Services(engine, tokenizer, settings, model_names)
     app.include_router(router)
-    app.add_middleware(RequestBoundary)
+    if api_keys:
+        app.add_middleware(KeyGuard, keys=api_keys)
+    app.add_middleware(RequestBoundary)  # the last one added is the outermost
     for error in (ApiError, EngineDeadError, HTTPException):
         app.add_exception_handler(error, answer_error)
     return app
@@ -44,13 +54,29 @@ _BODIES = (CompletionRequest, EngineCompletionRequest, TokenizeRequest, Detokeni
 
 
 class _Application(FastAPI):
-    """Adds the request bodies to /openapi.json: FastAPI does not see what it does not parse."""
+    """Adds to /openapi.json what FastAPI does not see: request bodies, and the need of a key."""
+
+    def __init__(self, *, needs_key: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self._needs_key = needs_key
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            schemas = super().openapi()["components"]["schemas"]
+            description = super().openapi()
+            schemas = description["components"]["schemas"]
             for model in _BODIES:
                 body = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas.update(body.pop("$defs", {}))
                 schemas[model.__name__] = body
+            if self._needs_key:
+                _describe_key(description)
         return super().openapi()
+
+
+def _describe_key(description: dict[str, Any]) -> None:
+    scheme = {"type": "http", "scheme": "bearer"}
+    description["components"]["securitySchemes"] = {"ApiKey": scheme}
+    description["security"] = [{"ApiKey": []}]
+    for path in PUBLIC_PATHS & description["paths"].keys():
+        for operation in description["paths"][path].values():
+            operation["security"] = []

@@ -56,9 +56,10 @@ class StartupProgress:
         self._progress.update(self._tasks[phase], completed=fraction)
 
 
-def banner(model: str, info: EngineInfo, url: str) -> str:
+def banner(model: str, info: EngineInfo, url: str, *, needs_key: bool) -> str:
     """The summary: what runs, how, where, and a command to try it."""
     num_tokens = info.num_blocks * info.block_size
+    key = ' -H "Authorization: Bearer $OCTAVO_API_KEY"' if needs_key else ""
     body = json.dumps({"model": model, "prompt": "The sea is", "max_tokens": 32})
     return "\n".join(
         (
@@ -72,7 +73,7 @@ def banner(model: str, info: EngineInfo, url: str) -> str:
             f"({num_tokens:,} tokens), up to {info.max_num_seqs} sequences at a time",
             f"  API       {url}/v1   (description: {url}/docs)",
             "",
-            f"  curl {url}/v1/completions -H 'Content-Type: application/json' "
+            f"  curl {url}/v1/completions{key} -H 'Content-Type: application/json' "
             f"-d {shlex.quote(body)}",
             "",
             "Ready.",

@@ -20,6 +20,10 @@ logger = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
+def new_request_id() -> str:
+    return f"req_{uuid.uuid4().hex}"
+
+
 class RequestBoundary:
     """ASGI middleware. A client's own `x-request-id` is taken over if it is harmless."""
 
@@ -32,7 +36,7 @@ class RequestBoundary:
             return
         request_id = Headers(scope=scope).get("x-request-id", "")
         if not _REQUEST_ID.fullmatch(request_id):
-            request_id = f"req_{uuid.uuid4().hex}"
+            request_id = new_request_id()
         has_started = False
 
         async def send_with_id(message: Message) -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import ipaddress
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from engine import OctavoError
-from server.wire.limits import DRAIN_SECONDS, HTTP_KEEP_ALIVE_SECONDS
+from server.protocol import HttpProtocol
+from server.wire.limits import (
+    DRAIN_SECONDS,
+    HTTP_KEEP_ALIVE_SECONDS,
+    RECEIVE_DEADLINE_SECONDS,
+)
 
 
 class ListenError(OctavoError):
@@ -47,13 +55,27 @@ def socket_url(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def is_loopback(sock: socket.socket) -> bool:
+    """Whether only this machine can reach it."""
+    return ipaddress.ip_address(sock.getsockname()[0]).is_loopback
+
+
 class HttpServer(uvicorn.Server):
     """Ends gracefully on the first signal and at once on the second; remembers which came."""
 
-    def __init__(self, app: ASGIApp, on_ready: Callable[[], None], log_level: str) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        on_ready: Callable[[], None],
+        log_level: str,
+        *,
+        receive_deadline: float = RECEIVE_DEADLINE_SECONDS,
+    ) -> None:
+        protocol = partial(HttpProtocol, receive_deadline=receive_deadline)
         super().__init__(
             uvicorn.Config(
                 app,
+                http=cast("type[HttpProtocol]", protocol),  # called, and nothing else
                 log_level="info" if log_level == "debug" else "warning",
                 log_config=None,
                 access_log=log_level == "debug",

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, ByteSize, Field, field_validator
+from pydantic import AliasChoices, ByteSize, Field, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    api_key: SecretStr | None = Field(
+        None, description="The key that clients must send; commas separate several."
+    )
+    api_key_file: Path | None = Field(
+        None, description="A file with a key on each line; lines that start with # are comments."
+    )
     served_model_name: str | None = Field(
         None, description="The model's name in the API; commas separate aliases."
     )

@@ -45,7 +45,10 @@ POLICY = (
     f"engine.speculation {BEAMS}"
 )
 TENSORS = "torch numpy"
-WEB = "fastapi starlette pydantic pydantic_core pydantic_settings uvicorn msgspec click rich"
+WEB = (
+    "fastapi starlette pydantic pydantic_core pydantic_settings uvicorn httptools msgspec click "
+    "rich"
+)
 
 LAYERS = {
     # The client is a distribution of its own and knows nothing of ours.

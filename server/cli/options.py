@@ -12,14 +12,21 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import click
-from pydantic import ByteSize, ValidationError
+from pydantic import ByteSize, SecretStr, ValidationError
 from pydantic_core import PydanticUndefined
 
 from engine import OctavoError
 from server.settings import Settings, load_settings
 
 _VARIABLES = {"cache_dir": "OCTAVO_CACHE"}
-_METAVARS = {str: "TEXT", int: "INTEGER", float: "NUMBER", ByteSize: "SIZE", Path: "PATH"}
+_METAVARS = {
+    str: "TEXT",
+    SecretStr: "TEXT",
+    int: "INTEGER",
+    float: "NUMBER",
+    ByteSize: "SIZE",
+    Path: "PATH",
+}
 
 ALL_SETTINGS = [name for name in Settings.model_fields if name != "model"]  # that is an argument
 

@@ -20,16 +20,19 @@ from rich.console import Console
 from uvicorn.loops.auto import auto_loop_factory
 
 from engine import EngineClient, OctavoError, open_checkpoint, resolve_model
+from server.api_keys import load_api_keys
 from server.app import create_app
 from server.banner import StartupProgress, banner
 from server.cli.options import ALL_SETTINGS, fail, read_settings, setting_options
-from server.listen import HttpServer, bind, socket_url
+from server.listen import HttpServer, bind, is_loopback, socket_url
 from server.settings import Settings
 from server.tokenizer import load_tokenizer
 
 EXIT_STARTUP = 3
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143  # by SIGTERM before there was anything to finish
+
+logger = logging.getLogger(__name__)
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -69,7 +72,14 @@ def _terminable() -> Iterator[None]:
 async def _serve(settings: Settings) -> signal.Signals | None:
     """Serve until a signal comes; returns it. Raises OctavoError when the start fails."""
     console = Console(stderr=True)
+    api_keys = load_api_keys(settings.api_key, settings.api_key_file)
     sock = bind(settings.host, settings.port)
+    if not api_keys and not is_loopback(sock):
+        logger.warning(
+            "no API key is set: everyone who can reach %s port %d can use the model "
+            "(--api-key, --api-key-file)",
+            *sock.getsockname()[:2],
+        )
     with sock, StartupProgress(console) as progress:
         path = await asyncio.to_thread(
             resolve_model,
@@ -88,9 +98,9 @@ async def _serve(settings: Settings) -> signal.Signals | None:
             progress.stop()
             names = _model_names(settings, checkpoint.name)
             server = HttpServer(
-                create_app(engine, tokenizer, settings, names),
+                create_app(engine, tokenizer, settings, names, api_keys=api_keys),
                 on_ready=lambda: console.print(
-                    banner(names[0], info, socket_url(sock)),
+                    banner(names[0], info, socket_url(sock), needs_key=bool(api_keys)),
                     markup=False,
                     highlight=False,
                     soft_wrap=True,

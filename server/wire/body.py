@@ -1,11 +1,11 @@
-"""A request's body: read raw under a cap and a deadline, checked, parsed strictly from the bytes.
+"""A request's body: read raw under a cap, checked, parsed strictly from the bytes.
 
 Knows nothing of what a body means. Compressed bodies and other types than JSON are refused unread.
+That it comes in time is seen to in `server/protocol.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
 from email.message import Message
 from typing import TypeVar
 
@@ -14,35 +14,25 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from server.disconnect import ClientDisconnected
-from server.wire.errors import ApiError
-from server.wire.limits import BODY_DEADLINE_SECONDS, MAX_BODY_BYTES
+from server.wire.errors import CLOSE, ApiError
+from server.wire.limits import MAX_BODY_BYTES
 from server.wire.validation import from_validation_error, not_json
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_CLOSE = {"Connection": "close"}
-
 
 async def read_json_body(request: Request) -> bytes:
-    """The bytes of a JSON body. Raises ApiError 408, 413 or 415, or ClientDisconnected."""
+    """The bytes of a JSON body. Raises ApiError 413 or 415, or ClientDisconnected."""
     _check_content_type(request)
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > MAX_BODY_BYTES:
         raise _too_large()
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_DEADLINE_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise _too_large()
-    except TimeoutError:
-        raise ApiError(
-            408,
-            f"The body did not arrive within {BODY_DEADLINE_SECONDS:g} seconds.",
-            code="request_timeout",
-            headers=_CLOSE,
-        ) from None
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise _too_large()
     except ClientDisconnect:
         raise ClientDisconnected from None
     return bytes(body)
@@ -72,14 +62,14 @@ def _check_content_type(request: Request) -> None:
             415,
             "Send the body as 'Content-Type: application/json' (in UTF-8).",
             code="unsupported_content_type",
-            headers=_CLOSE,
+            headers=CLOSE,
         )
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiError(
             415,
             "Compressed request bodies are not supported. Send it without Content-Encoding.",
             code="unsupported_content_encoding",
-            headers=_CLOSE,
+            headers=CLOSE,
         )
 
 
@@ -88,5 +78,5 @@ def _too_large() -> ApiError:
         413,
         f"The request body is larger than the limit of {MAX_BODY_BYTES} bytes.",
         code="request_too_large",
-        headers=_CLOSE,
+        headers=CLOSE,
     )

@@ -17,6 +17,7 @@ from engine import EngineDeadError
 from server.wire.limits import MAX_ECHOED_CHARACTERS, RETRY_AFTER_SECONDS
 
 INVALID_REQUEST = "invalid_request_error"
+CLOSE = {"Connection": "close"}  # the headers of an answer after which nothing more is read
 
 
 class ApiError(Exception):
@@ -54,9 +55,13 @@ class ApiError(Exception):
         return Response(self.envelope(), self.status, self.headers, "application/json")
 
 
-def bad_request(param: str | None, code: str | None, message: str) -> ApiError:
+class BadRequest(ApiError, ValueError):
+    """A ValueError too, so that pydantic goes on when a validator raises it, and collects more."""
+
+
+def bad_request(param: str | None, code: str | None, message: str) -> BadRequest:
     """400: something in the request is wrong and `param` says where."""
-    return ApiError(400, message, param=param, code=code)
+    return BadRequest(400, message, param=param, code=code)
 
 
 def unavailable(message: str, code: str) -> ApiError:

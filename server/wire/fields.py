@@ -1,7 +1,8 @@
 """The request fields that may take several shapes, checked by hand from parsed JSON.
 
 A generic union of types would try every shape on every item (seconds for a long prompt) and report
-each failure. These raise ApiError, which passes through pydantic unchanged. No vocabulary here.
+each failure. These raise BadRequest for the first, and pydantic goes on to the next field. No
+vocabulary here.
 """
 
 from __future__ import annotations

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+MAX_URL_BYTES = 8 * 1024
+MAX_HEADER_BYTES = 32 * 1024  # names and values together
+MAX_HEADERS = 100
 MAX_BODY_BYTES = 4 * 1024 * 1024
-BODY_DEADLINE_SECONDS = 30.0
+MAX_PIPELINED = 128  # requests that wait for the answer to an earlier one on their connection
+RECEIVE_DEADLINE_SECONDS = 30.0  # from the first byte of a request to its last
+LINGER_SECONDS = 5.0  # for a client that still sends to notice that it was refused
 
 MAX_MODEL_NAME = 256
 MAX_CHOICES = 128  # `n`, as in OpenAI's specification
@@ -21,6 +26,7 @@ MAX_BAD_WORD_LENGTH = 256
 MAX_CACHE_SALT_LENGTH = 128
 MAX_USER_LENGTH = 512
 
+MAX_REPORTED_PROBLEMS = 10  # of one request
 MAX_ECHOED_CHARACTERS = 200  # of a client's input, in an error message
 MAX_ECHOED_NAME = 64
 

@@ -1,13 +1,20 @@
-"""Pydantic's findings in OpenAI's words: one error, its parameter, its code."""
+"""Pydantic's findings in OpenAI's words: one error that has the first one's parameter and code."""
 
 from __future__ import annotations
 
+import re
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from server.wire.errors import ApiError, bad_request
-from server.wire.limits import MAX_ECHOED_CHARACTERS
+from server.wire.errors import ApiError, BadRequest, bad_request
+from server.wire.limits import (
+    MAX_ECHOED_CHARACTERS,
+    MAX_ECHOED_NAME,
+    MAX_REPORTED_PROBLEMS,
+)
 
 _EXPECTED = {
     "int_type": "an integer",
@@ -47,7 +54,14 @@ def json_type(value: object) -> str:
 
 
 def not_json(reason: str) -> ApiError:
-    return bad_request(None, None, f"We could not parse the JSON body of your request: {reason}.")
+    """`reason` is a parser's; of that only the place is told."""
+    place = re.search(r"line (\d+) column (\d+)", reason)
+    where = f", see line {place[1]}, column {place[2]}" if place else ""
+    return bad_request(
+        None,
+        None,
+        f"We could not parse the JSON body of your request: it is not valid JSON in UTF-8{where}.",
+    )
 
 
 def wrong_type(param: str, expected: str, value: object) -> ApiError:
@@ -107,10 +121,23 @@ def empty_array(param: str) -> ApiError:
 
 
 def from_validation_error(exc: ValidationError) -> ApiError:
-    """The first finding of `exc`."""
-    error = exc.errors(include_url=False)[0]
+    """What `exc` found, as far as that can be read at a glance."""
+    errors = exc.errors(include_url=False)
+    findings = [_finding(error) for error in errors[:MAX_REPORTED_PROBLEMS]]
+    first = findings[0]
+    if len(findings) == 1:
+        return first
+    messages = [finding.message.removesuffix(".") for finding in findings]
+    if len(errors) > len(findings):
+        messages.append(f"and {len(errors) - len(findings)} more")
+    return bad_request(first.param, first.code, f"{'; '.join(messages)}.")
+
+
+def _finding(error: ErrorDetails) -> ApiError:
     kind, param, value = error["type"], _param(error["loc"]), error["input"]
     context: dict[str, Any] = error.get("ctx", {})
+    if kind == "value_error" and isinstance(context["error"], BadRequest):
+        return context["error"]  # raised by one of our own validators
     if kind == "json_invalid":
         return not_json(context["error"])
     if not param:
@@ -120,9 +147,7 @@ def from_validation_error(exc: ValidationError) -> ApiError:
             f"The body of the request must be a JSON object, but it is {json_type(value)}.",
         )
     if kind == "missing":
-        return bad_request(
-            param, "missing_required_parameter", f"Missing required parameter: '{param}'."
-        )
+        return _missing(param, value)
     if kind in _EXPECTED:
         return wrong_type(param, _EXPECTED[kind], value)
     if kind in _BOUNDS:
@@ -134,7 +159,22 @@ def from_validation_error(exc: ValidationError) -> ApiError:
         return empty_string(param)
     if kind == "too_long":
         return too_many(param, context["max_length"], context["actual_length"])
-    return bad_request(param, "invalid_value", f"Invalid '{param}': {error['msg']}.")
+    if kind == "literal_error":
+        why = f"expected {context['expected']}"
+        return bad_request(param, "invalid_value", f"Invalid '{param}': {why}.")
+    if kind == "extra_forbidden":
+        return bad_request(param, "unknown_parameter", f"Unknown parameter: '{param}'.")
+    return bad_request(param, "invalid_value", f"Invalid '{param}'.")
+
+
+def _missing(param: str, value: object) -> ApiError:
+    """`value` is the object without it; perhaps it is there under a misspelt name."""
+    names = [name[:MAX_ECHOED_NAME] for name in value] if isinstance(value, dict) else []
+    close = get_close_matches(param, names, n=1)
+    hint = f" Did you misspell it as '{close[0]}'?" if close else ""
+    return bad_request(
+        param, "missing_required_parameter", f"Missing required parameter: '{param}'.{hint}"
+    )
 
 
 def _param(loc: tuple[int | str, ...]) -> str:

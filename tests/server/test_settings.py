@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from engine import BUILTIN_MODEL
 from server.cli.serve import serve
-from server.listen import ListenError, bind, socket_url
+from server.listen import ListenError, bind, is_loopback, socket_url
 from server.settings import Settings, load_settings
 
 
@@ -116,5 +116,7 @@ def test_a_bad_host(host: str) -> None:
 def test_urls() -> None:
     with bind("127.0.0.1", 0) as sock:
         assert socket_url(sock) == f"http://127.0.0.1:{sock.getsockname()[1]}"
+        assert is_loopback(sock)
     with bind("0.0.0.0", 0) as sock:  # noqa: S104
         assert socket_url(sock).startswith("http://127.0.0.1:")
+        assert not is_loopback(sock)

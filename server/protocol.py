@@ -1,0 +1,239 @@
+"""HTTP/1.1 as it arrives: uvicorn's protocol, with the bounds that it and its parser do not have.
+
+What is refused here never reaches the application. Knows nothing of the API; answers pass through
+uvicorn untouched, so none of this costs a streamed token anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, cast
+
+import httptools
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from server.boundary import new_request_id
+from server.wire.errors import ApiError
+from server.wire.head import (
+    check_head,
+    headers_too_large,
+    invalid_http,
+    receive_timeout,
+    url_too_long,
+)
+from server.wire.limits import (
+    LINGER_SECONDS,
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    MAX_PIPELINED,
+    MAX_URL_BYTES,
+    RECEIVE_DEADLINE_SECONDS,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection. Its methods are called by the event loop and, `on_...`, by the parser.
+
+    `receive_deadline`: seconds from the first byte of a request to its last, and from the opening
+    of the connection to the first byte.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        receive_deadline: float = RECEIVE_DEADLINE_SECONDS,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._receive_deadline = receive_deadline
+        self._deadline: asyncio.TimerHandle | None = None
+        self._is_ending = False
+        self._is_head_complete = False
+        self._num_headers = 0
+        self._num_header_bytes = 0
+        # What the parser keeps to itself, because a header has not ended yet; see `data_received`.
+        self._num_pending_bytes = 0
+
+    # Called by the event loop.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._close_after(self._receive_deadline)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_deadline()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_ending:
+            return
+        self._unset_keepalive_if_required()
+        self._begin_deadline()
+        # Each callback sets it to 0: only pieces count that bring nothing to an end.
+        self._num_pending_bytes += len(data)
+        try:
+            self._parse(data)
+            if self._num_header_bytes + self._num_pending_bytes > MAX_HEADER_BYTES:
+                raise headers_too_large()
+        except ApiError as exc:
+            self._refuse(exc)
+        except httptools.HttpParserError as exc:
+            # What a callback raises comes as the context of the parser's own error.
+            cause = exc.__context__
+            self._refuse(cause if isinstance(cause, ApiError) else invalid_http())
+
+    def _parse(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                # An ordinary request for us: what follows it is the next one.
+                rest = rest[upgrade.args[0] :]
+
+    # Called by the parser.
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._unset_keepalive_if_required()
+        self._begin_deadline()
+        self._is_head_complete = False
+        self._num_headers = self._num_header_bytes = self._num_pending_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._num_pending_bytes = 0
+        super().on_url(url)
+        if len(self.url) > MAX_URL_BYTES:
+            raise url_too_long()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._num_pending_bytes = 0
+        self._num_headers += 1
+        self._num_header_bytes += len(name) + len(value)
+        if self._num_headers > MAX_HEADERS or self._num_header_bytes > MAX_HEADER_BYTES:
+            raise headers_too_large()
+        if not self._is_head_complete:  # else it follows a chunked body and means nothing to us
+            super().on_header(name, value.rstrip(b" \t"))
+
+    def on_headers_complete(self) -> None:
+        check_head(self.parser.get_http_version(), self.headers)
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise invalid_http("Too many requests were sent before the answer to the first.")
+        super().on_headers_complete()
+        self._is_head_complete = True
+        self._num_pending_bytes = 0
+        answer_transport = _AnswerTransport(self.transport, self._close_after_answer)
+        self.cycle.transport = cast("asyncio.Transport", answer_transport)
+        if self.expect_100_continue:
+            # Its body may never come, once the client has an answer instead of a 100.
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._num_pending_bytes = 0
+        super().on_body(body)  # drops it if the request has been answered
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._num_pending_bytes = 0
+        self._end_deadline()
+        self.cycle.more_body = False
+        if self.cycle.response_complete:  # the body came after the answer, without need
+            self._close_after(self.timeout_keep_alive)
+
+    # Called by uvicorn.
+
+    def _close_after_answer(self) -> None:
+        if self.cycle.more_body and not self.transport.is_closing():
+            self._linger()
+        else:
+            self.transport.close()
+
+    # Deadlines and refusals.
+
+    def _begin_deadline(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self._receive_deadline, self._miss_deadline)
+
+    def _end_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _miss_deadline(self) -> None:
+        self._deadline = None
+        if self.flow.read_paused:
+            self._begin_deadline()  # it is us who do not read, while earlier requests are answered
+        else:
+            self._refuse(receive_timeout(self._receive_deadline))
+
+    def _close_after(self, seconds: float) -> None:
+        """Close the connection unless data comes before."""
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
+
+    def _refuse(self, error: ApiError) -> None:
+        """Read no more, answer what was being received with `error` if it can be, and close."""
+        self._is_ending = True
+        self._end_deadline()
+        if self.transport.is_closing():
+            return
+        newest = self.cycle
+        if newest is not None and newest.more_body:  # it is this one that was being received
+            if self.pipeline or newest.response_started:
+                self.transport.close()
+                return
+            newest.disconnected = True  # its handler waits for a body that never comes
+            newest.waiting_for_100_continue = False
+            newest.message_event.set()
+        elif newest is not None and not newest.response_complete:
+            newest.keep_alive = False  # it is answered, and then the connection closed
+            return
+        self._write_refusal(error)
+        self._linger()
+
+    def _write_refusal(self, error: ApiError) -> None:
+        request_id = new_request_id()
+        logger.info("%s refused: %s", request_id, error)
+        response = error.response()
+        headers = [
+            *self.server_state.default_headers,
+            *response.raw_headers,
+            (b"x-request-id", request_id.encode("ascii")),
+        ]
+        head = b"".join(b"%s: %s\r\n" % header for header in headers)
+        self.transport.write(b"%s%s\r\n%s" % (STATUS_LINE[error.status], head, response.body))
+
+    def _linger(self) -> None:
+        """Send no more, drop what comes, and close soon, or when the client does.
+
+        Closed at once, with bytes of the client's unread, the connection would be reset, and the
+        answer might be lost with it.
+        """
+        self._is_ending = True
+        self.pipeline.clear()
+        self._end_deadline()
+        self._deadline = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+
+
+class _AnswerTransport:
+    """What uvicorn needs of a transport to write an answer, with a `close` of our own."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close

@@ -1,0 +1,65 @@
+"""Every row of `hostile_rows.py` against the running server, over a bare socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import NamedTuple
+
+import httpx
+import pytest
+import pytest_asyncio
+from fake_engine import FakeEngine
+from hostile_field_rows import FIELD_ROWS
+from hostile_rows import GOOD_BODY, KEY, ROWS, URL, Row
+from live_app import live_app
+from pydantic import SecretStr
+from raw_http import connect
+
+from server.settings import Settings
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+class Server(NamedTuple):
+    engine: FakeEngine
+    client: httpx.AsyncClient
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def servers() -> AsyncIterator[dict[str, Server]]:
+    """The servers that a row can name."""
+    async with AsyncExitStack() as stack:
+        running = {}
+        for name in ("open", "with a key", "hasty", "loading"):
+            engine = FakeEngine()
+            engine.is_ready = name != "loading"
+            settings = Settings(api_key=SecretStr(KEY) if name == "with a key" else None)
+            deadline = 0.3 if name == "hasty" else 30.0
+            app = live_app(engine, settings, receive_deadline=deadline)
+            running[name] = Server(engine, await stack.enter_async_context(app))
+        yield running
+
+
+@pytest.mark.parametrize("row", ROWS + FIELD_ROWS, ids=lambda row: f"{row.number} {row.name}")
+async def test_a_row(servers: dict[str, Server], row: Row) -> None:
+    engine, client = servers[row.server]
+    num_requests = len(engine.requests)
+    async with connect(client) as connection:
+        connection.send(row.request)
+        answer = await connection.answer(is_head=row.request.startswith(b"HEAD "))
+        if row.headers.get("connection") == "close":
+            assert await connection.rest() == b""
+    assert answer.status == row.status, answer.body[:1000]
+    assert answer.headers.items() >= row.headers.items()
+    assert row.part in answer.body.decode()
+    if row.status != 200:
+        assert len(engine.requests) == num_requests  # nothing was computed for it
+        assert len(answer.body) < 1000
+        if not row.request.startswith(b"HEAD "):
+            error = answer.error()
+            found = (error["type"], error["param"], error["code"])
+            assert found == (row.type, row.param, row.code), error["message"]
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    response = await client.post(URL, content=GOOD_BODY, headers=headers)
+    assert response.status_code == (503 if row.server == "loading" else 200)
