@@ -41,6 +41,8 @@ class SchedulerConfig:
 
     `max_drafts` tokens of a sequence are guessed at most, none with 0. `step_overhead` is what a
     step costs besides its tokens, as a number of tokens: the more of it, the more guessing pays.
+    Steps in which somebody decodes are to take `target_step_seconds`, if that is given; they take
+    in `prompt_budget` tokens of prompts at first, None for any number.
     """
 
     num_blocks: int
@@ -51,3 +53,5 @@ class SchedulerConfig:
     enable_prefix_caching: bool = True
     max_drafts: int = 0
     step_overhead: float = 6.0
+    target_step_seconds: float | None = None
+    prompt_budget: int | None = None

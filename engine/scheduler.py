@@ -16,6 +16,7 @@ from engine.beam_group import BeamGroup
 from engine.block_pool import BlockPool
 from engine.config import SchedulerConfig
 from engine.outputs import beam_outputs, failure, take_in
+from engine.pacing import Pacer
 from engine.prefix_cache import PrefixCache, Reuse
 from engine.request import ChoiceOutput, FinishReason, Request
 from engine.sequence import Sequence
@@ -37,6 +38,7 @@ class Scheduler:
         self.pool = BlockPool(config.num_blocks)
         self.prefix_cache = PrefixCache(self.pool, config.block_size, config.enable_prefix_caching)
         self.speculation = Speculation(config, self.pool)
+        self.pacer = Pacer(config)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -147,21 +149,24 @@ class Scheduler:
 
     def _plan(self, batch: Batch) -> dict[Sequence, int]:
         """How many tokens to compute of whom, with blocks for them."""
-        counts = self._share_budget()
+        counts, budget = self._share_budget()
         if self._reserve_blocks(counts):
-            self._admit(batch, counts)
+            self._admit(batch, counts, budget)
         return counts
 
-    def _share_budget(self) -> dict[Sequence, int]:
-        """Tokens for each running sequence: single ones before long ones, then in order."""
+    def _share_budget(self) -> tuple[dict[Sequence, int], int]:
+        """Tokens for each running sequence, and how many are left for others: single ones before
+        long ones, then in order."""
         budget = self.config.max_num_batched_tokens
-        counts: dict[Sequence, int] = {}
         ready = [sequence for sequence in self.running if self._can_advance(sequence)]
-        for sequence in sorted(ready, key=lambda sequence: sequence.num_uncomputed_tokens > 1):
-            if budget > 0:
+        single = [sequence for sequence in ready if sequence.num_uncomputed_tokens == 1]
+        counts = dict.fromkeys(single[:budget], 1)
+        budget = min(budget - len(counts), self.pacer.prompt_budget(len(counts)))
+        for sequence in ready:
+            if budget > 0 and sequence not in counts:
                 counts[sequence] = min(sequence.num_uncomputed_tokens, budget)
                 budget -= counts[sequence]
-        return counts
+        return counts, budget
 
     def _can_advance(self, sequence: Sequence) -> bool:
         """Whether it needs another token computed, as far as can be known before late results."""
@@ -199,9 +204,8 @@ class Scheduler:
                 sequence.block_ids.extend(block_ids)
         return enough
 
-    def _admit(self, batch: Batch, counts: dict[Sequence, int]) -> None:
+    def _admit(self, batch: Batch, counts: dict[Sequence, int], budget: int) -> None:
         """Let waiting sequences in, in order, while tokens, rows and blocks last."""
-        budget = self.config.max_num_batched_tokens - sum(counts.values())
         if not self.waiting or budget <= 0 or not self._free_rows:
             return
         for sequence in list(self.waiting):

@@ -42,7 +42,7 @@ CONTRACTS = "engine.errors engine.config engine.request"
 BEAMS = "engine.beam_search engine.beam_group"
 POLICY = (
     "engine.block_pool engine.prefix_cache engine.sequence engine.outputs engine.drafts "
-    f"engine.speculation {BEAMS}"
+    f"engine.speculation engine.pacing {BEAMS}"
 )
 TENSORS = "torch numpy"
 WEB = (
@@ -78,6 +78,8 @@ LAYERS = {
         "engine.batch engine.block_pool engine.config engine.sequence engine.request"
     ),
     "engine.beam_group": layer("engine.beam_search engine.sequence engine.request engine.config"),
+    "engine.pacing": layer("engine.batch engine.config engine.request"),
+    "engine.calibration": layer("engine.batch engine.config engine.request"),
     "engine.outputs": layer("engine.beam_group engine.sequence engine.batch engine.request"),
     "engine.prefix_cache": layer("engine.block_pool engine.sequence engine.request"),
     "engine.scheduler": layer(f"{POLICY} engine.batch engine.request engine.config"),
@@ -93,6 +95,7 @@ LAYERS = {
     "engine.client": layer(f"{CONTRACTS} engine.stats engine.messages engine.supervisor"),
     "engine.process": layer(
         f"{CONTRACTS} engine.stats engine.batch engine.messages engine.channel engine.core "
+        "engine.calibration "
         "engine.runner"
     ),
     # Tensors.
