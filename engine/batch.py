@@ -35,7 +35,9 @@ class ScheduledRow:
     the last one may still be on the device, sampled by a launch that was not waited for: then
     `token_ids` is one shorter than `num_tokens` and the runner takes the row's last sampled token.
     `new_block_ids` are the pages that follow the row's first `num_known_blocks` ones.
-    `sample` asks for a token after the last position. `prompt_targets` asks for prompt
+    `sample` asks for a token after the last position. The last `num_drafts` of `token_ids` are
+    guesses: then a token is asked for after the position before them and after each of them, as far
+    as the guesses turn out to be what is drawn. `prompt_targets` asks for prompt
     log-probabilities: the token ids at `start + 1` .. of the prompt, one for each computed position
     that has a successor in the prompt.
     """
@@ -48,6 +50,7 @@ class ScheduledRow:
     new_block_ids: list[int]
     sample: bool
     prompt_targets: list[int] | None = None
+    num_drafts: int = 0
 
 
 @dataclass(slots=True)
@@ -67,7 +70,8 @@ class Batch:
 class RowOutput:
     """What a launch brought for one scheduled row, in the order of `Batch.rows`.
 
-    `token_ids` is empty when `sample` was not asked for, and may hold several tokens (speculation).
+    `token_ids` is empty when `sample` was not asked for. With drafts it holds those that were right
+    and the token that was drawn after them.
     `prompt_logprobs` runs parallel to `prompt_targets`. With an `error` the row's request
     fails, its neighbours go on.
     """

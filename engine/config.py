@@ -31,12 +31,19 @@ class EngineConfig:
     max_model_len: int | None = None
     enable_prefix_caching: bool = True
     num_threads: int | None = None
+    max_drafts: int | None = None
     cache_dir: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
-    """The resolved limits that scheduling policy works with."""
+    """The resolved limits that scheduling policy works with.
+
+    `max_drafts` tokens of a sequence are guessed at most, none with 0. `step_overhead` is what a
+    step costs besides its tokens, as a number of tokens: the more of it, the more guessing pays.
+    Steps in which somebody decodes are to take `target_step_seconds`, if that is given; they take
+    in `prompt_budget` tokens of prompts at first, None for any number.
+    """
 
     num_blocks: int
     block_size: int
@@ -44,3 +51,7 @@ class SchedulerConfig:
     max_num_batched_tokens: int
     max_model_len: int
     enable_prefix_caching: bool = True
+    max_drafts: int = 0
+    step_overhead: float = 6.0
+    target_step_seconds: float | None = None
+    prompt_budget: int | None = None

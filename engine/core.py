@@ -5,6 +5,7 @@ Knows nothing of processes, text or HTTP; the runner is a Protocol. Standard lib
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 from engine.batch import Batch, Handle, Runner
@@ -25,7 +26,8 @@ class EngineCore:
         self.scheduler = Scheduler(config)
         self._runner = runner
         self._max_launches = max_launches
-        self._launched: deque[tuple[Batch, Handle]] = deque()
+        self._launched: deque[tuple[Batch, Handle, float]] = deque()
+        self._last_wait = 0.0
         self._num_steps = 0
         self._num_prompt_tokens = 0
         self._num_generated_tokens = 0
@@ -47,11 +49,15 @@ class EngineCore:
             batch = self.scheduler.schedule()
             if not batch.rows:
                 break
-            self._launched.append((batch, self._runner.launch(batch)))
+            self._launched.append((batch, self._runner.launch(batch), time.monotonic()))
         if not self._launched:
             return []
-        batch, handle = self._launched.popleft()
-        outputs = self.scheduler.update(batch, handle.wait())
+        batch, handle, started = self._launched.popleft()
+        row_outputs = handle.wait()
+        now = time.monotonic()
+        self.scheduler.pacer.observe(batch, now - max(started, self._last_wait))
+        self._last_wait = now
+        outputs = self.scheduler.update(batch, row_outputs)
         self._num_steps += 1
         self._num_generated_tokens += sum(len(output.token_ids) for output in outputs)
         return outputs
@@ -69,4 +75,6 @@ class EngineCore:
             num_cached_tokens=self.scheduler.num_cached_tokens,
             num_generated_tokens=self._num_generated_tokens,
             num_preemptions=self.scheduler.num_preemptions,
+            num_drafts=self.scheduler.speculation.num_drafts,
+            num_right_drafts=self.scheduler.speculation.num_right,
         )

@@ -19,6 +19,9 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # CPUs with these multiply bfloat16 faster than float32.
 _FAST_BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 
+# A step that holds others up by a prompt should not be felt: half of a tenth of a second.
+_CPU_STEP_SECONDS = 0.05
+
 _CPU_KV_SHARE, _CPU_KV_LIMIT = 0.25, 4 << 30
 _CUDA_KV_SHARE = 0.85
 
@@ -85,7 +88,15 @@ def resolve_limits(config: EngineConfig, model: ModelConfig, target: Target) -> 
         max_num_batched_tokens=config.max_num_batched_tokens or (512 if on_cpu else 8192),
         max_model_len=_max_model_len(config, model, num_blocks * config.block_size),
         enable_prefix_caching=config.enable_prefix_caching,
+        max_drafts=_max_drafts(config, on_cpu),
+        target_step_seconds=_CPU_STEP_SECONDS if on_cpu else None,
     )
+
+
+def _max_drafts(config: EngineConfig, on_cpu: bool) -> int:
+    if config.max_drafts is not None:
+        return config.max_drafts
+    return 8 if on_cpu else 0  # a GPU's next step is launched before this one's tokens are known
 
 
 def _max_model_len(config: EngineConfig, model: ModelConfig, num_slots: int) -> int:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from engine.batch import Runner
+from engine.calibration import calibrate
 from engine.channel import BlockingChannel, ChannelClosed
 from engine.config import EngineConfig, SchedulerConfig
 from engine.core import EngineCore
@@ -79,7 +80,13 @@ def _load(channel: BlockingChannel, load_runner: LoadRunner) -> EngineCore:
     runner = load_runner(
         init.config, lambda phase, fraction: channel.send(Loading(phase, fraction))
     )
-    core = EngineCore(runner, runner.scheduler_config)
+    limits = calibrate(runner, runner.scheduler_config)
+    logger.info(
+        "a step costs as much as %.0f tokens beside its own; prompts beside others: %s tokens",
+        limits.step_overhead,
+        limits.prompt_budget or "all",
+    )
+    core = EngineCore(runner, limits)
     channel.send(Ready(runner.info))
     return core
 

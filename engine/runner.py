@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -195,16 +196,23 @@ class ModelRunner:
     def _sample(
         self, hidden: Tensor, rows: list[ScheduledRow], spans: list[Span]
     ) -> Sampled | None:
-        """Draw a token for each row that wants one, and remember it for the row's next step."""
-        drawing = [span for row, span in zip(rows, spans, strict=True) if row.sample]
-        if not drawing:
+        """Draw the tokens of each row that wants any, and remember them for the row's next step."""
+        row_ids: list[int] = []
+        positions: list[int] = []
+        places: list[int] = []
+        for row, span in zip(rows, spans, strict=True):
+            num_samples = row.num_drafts + 1 if row.sample else 0
+            row_ids += [span.row] * num_samples
+            positions += range(span.context_len - num_samples + 1, span.context_len + 1)
+            end = span.first_token + span.num_tokens
+            places += range(end - num_samples, end)
+        if not places:
             return None
-        row_ids = [span.row for span in drawing]
-        last = [(span.first_token + span.num_tokens - 1, span.row) for span in drawing]
-        last_tokens, device_rows = torch.tensor(last, device=self._device).unbind(1)
-        logits = self._model.compute_logits(hidden.index_select(0, last_tokens))
-        sampled = self._sampling.sample(logits, row_ids, [span.context_len for span in drawing])
-        self._last_token_ids[device_rows] = sampled.token_ids
+        where = torch.tensor([places, row_ids], device=self._device)
+        logits = self._model.compute_logits(hidden.index_select(0, where[0]))
+        sampled = self._sampling.sample(logits, row_ids, positions)
+        # Read by launches that do not wait for this one; after drafts, the next one does.
+        self._last_token_ids[where[1]] = sampled.token_ids
         return sampled
 
 
@@ -246,20 +254,36 @@ class StepHandle:
         does not need them."""
         outputs = [RowOutput(token_ids=[]) for _ in self._rows]
         if self._sampled is not None:
-            drawing = [out for out, row in zip(outputs, self._rows, strict=True) if row.sample]
-            for output, token_id, logprobs, error in zip(
-                drawing, *self._sampled.wait(), strict=True
-            ):
-                output.error = error
-                if error is None:
-                    output.token_ids = [token_id]
-                    output.logprobs = None if logprobs is None else [logprobs]
+            samples = zip(*self._sampled.wait(), strict=True)
+            for output, row in zip(outputs, self._rows, strict=True):
+                if row.sample:
+                    _keep(output, row, list(islice(samples, row.num_drafts + 1)))
         for part in self._prompts:
             output = outputs[part.index]
             output.prompt_logprobs = part.read()
             if output.prompt_logprobs is None:
                 output.error = _INVALID_PROMPT
         return outputs
+
+
+def _keep(
+    output: RowOutput,
+    row: ScheduledRow,
+    samples: list[tuple[int, TokenLogprobs | None, Failure | None]],
+) -> None:
+    """The tokens drawn for a row, up to the first one that is not what was guessed."""
+    drafts = row.token_ids[len(row.token_ids) - row.num_drafts :]
+    kept_logprobs: list[TokenLogprobs] = []
+    for (token_id, logprobs, error), draft in zip(samples, [*drafts, None], strict=True):
+        if error is not None:
+            output.error = error
+            return
+        output.token_ids.append(token_id)
+        if logprobs is not None:
+            kept_logprobs.append(logprobs)
+        if token_id != draft:
+            break
+    output.logprobs = kept_logprobs or None
 
 
 def _spans(rows: list[ScheduledRow]) -> list[Span]:

@@ -16,9 +16,11 @@ from engine.beam_group import BeamGroup
 from engine.block_pool import BlockPool
 from engine.config import SchedulerConfig
 from engine.outputs import beam_outputs, failure, take_in
+from engine.pacing import Pacer
 from engine.prefix_cache import PrefixCache, Reuse
 from engine.request import ChoiceOutput, FinishReason, Request
 from engine.sequence import Sequence
+from engine.speculation import Speculation
 
 
 def _order(sequence: Sequence) -> tuple[int, int]:
@@ -35,6 +37,8 @@ class Scheduler:
         self.config = config
         self.pool = BlockPool(config.num_blocks)
         self.prefix_cache = PrefixCache(self.pool, config.block_size, config.enable_prefix_caching)
+        self.speculation = Speculation(config, self.pool)
+        self.pacer = Pacer(config)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -92,7 +96,11 @@ class Scheduler:
         if counts:
             batch.copies[:0] = [(source, target) for target, source in self._copies.items()]
             self._copies.clear()
-            batch.rows = [self._plan_row(batch, *planned) for planned in counts.items()]
+            drafts = self.speculation.plan(counts, len(self.running))
+            batch.rows = [
+                self._plan_row(batch, sequence, num_tokens, drafts.get(sequence, []))
+                for sequence, num_tokens in counts.items()
+            ]
             self._launched.append(list(counts))
         return batch
 
@@ -141,21 +149,24 @@ class Scheduler:
 
     def _plan(self, batch: Batch) -> dict[Sequence, int]:
         """How many tokens to compute of whom, with blocks for them."""
-        counts = self._share_budget()
+        counts, budget = self._share_budget()
         if self._reserve_blocks(counts):
-            self._admit(batch, counts)
+            self._admit(batch, counts, budget)
         return counts
 
-    def _share_budget(self) -> dict[Sequence, int]:
-        """Tokens for each running sequence: single ones before long ones, then in order."""
+    def _share_budget(self) -> tuple[dict[Sequence, int], int]:
+        """Tokens for each running sequence, and how many are left for others: single ones before
+        long ones, then in order."""
         budget = self.config.max_num_batched_tokens
-        counts: dict[Sequence, int] = {}
         ready = [sequence for sequence in self.running if self._can_advance(sequence)]
-        for sequence in sorted(ready, key=lambda sequence: sequence.num_uncomputed_tokens > 1):
-            if budget > 0:
+        single = [sequence for sequence in ready if sequence.num_uncomputed_tokens == 1]
+        counts = dict.fromkeys(single[:budget], 1)
+        budget = min(budget - len(counts), self.pacer.prompt_budget(len(counts)))
+        for sequence in ready:
+            if budget > 0 and sequence not in counts:
                 counts[sequence] = min(sequence.num_uncomputed_tokens, budget)
                 budget -= counts[sequence]
-        return counts
+        return counts, budget
 
     def _can_advance(self, sequence: Sequence) -> bool:
         """Whether it needs another token computed, as far as can be known before late results."""
@@ -193,9 +204,8 @@ class Scheduler:
                 sequence.block_ids.extend(block_ids)
         return enough
 
-    def _admit(self, batch: Batch, counts: dict[Sequence, int]) -> None:
+    def _admit(self, batch: Batch, counts: dict[Sequence, int], budget: int) -> None:
         """Let waiting sequences in, in order, while tokens, rows and blocks last."""
-        budget = self.config.max_num_batched_tokens - sum(counts.values())
         if not self.waiting or budget <= 0 or not self._free_rows:
             return
         for sequence in list(self.waiting):
@@ -241,7 +251,9 @@ class Scheduler:
         self.prefix_cache.claim(sequence)
         return True
 
-    def _plan_row(self, batch: Batch, sequence: Sequence, num_tokens: int) -> ScheduledRow:
+    def _plan_row(
+        self, batch: Batch, sequence: Sequence, num_tokens: int, drafts: list[int]
+    ) -> ScheduledRow:
         assert sequence.row is not None
         start = sequence.num_computed_tokens
         stop = start + num_tokens
@@ -259,15 +271,16 @@ class Scheduler:
         row = ScheduledRow(
             row=sequence.row,
             start=start,
-            num_tokens=num_tokens,
-            token_ids=sequence.token_ids(start, min(stop, sequence.num_known_tokens)),
+            num_tokens=num_tokens + len(drafts),
+            token_ids=sequence.token_ids(start, min(stop, sequence.num_known_tokens)) + drafts,
             num_known_blocks=sequence.num_sent_blocks,
             new_block_ids=sequence.block_ids[sequence.num_sent_blocks :],
             sample=stop == sequence.num_tokens and sequence.sampling.max_tokens > 0,
+            num_drafts=len(drafts),
         )
         if sequence.wants_prompt_logprobs:
             row.prompt_targets = sequence.request.prompt_token_ids[start + 1 : stop + 1] or None
-        sequence.num_computed_tokens = stop
+        sequence.num_computed_tokens = stop + len(drafts)
         sequence.num_sent_blocks = len(sequence.block_ids)
         # What a beam draws is not its next token: that is decided when its group has reported.
         sequence.num_pending_tokens += row.sample and not sequence.is_beam
@@ -296,6 +309,7 @@ class Scheduler:
         choice_output = take_in(sequence, row, output, self.config.max_model_len)
         if choice_output is None:
             return []
+        self.speculation.settle(sequence, row, output)
         if sequence.row is not None and sequence not in self._releasing:
             self.prefix_cache.register(sequence)
         if choice_output.finish_reason is not None:

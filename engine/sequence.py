@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from engine.beam_search import beam_sampling
 from engine.block_pool import block_hash, root_hash
+from engine.drafts import MAX_LOOKED_AT, Drafter, allows_drafts
 from engine.request import FinishReason, Request, TokenLogprobs
 
 
@@ -31,6 +32,8 @@ class Sequence:
         self.parent = parent
         self.is_beam = request.beam_search is not None and request.sampling.max_tokens > 0
         self.sampling = beam_sampling(request) if self.is_beam else request.sampling
+        self.allows_drafts = not self.is_beam and allows_drafts(request.sampling)
+        self.drafter: Drafter | None = None
         self.candidates: TokenLogprobs | None = None  # a beam's, until its group has decided
         self.output_token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
@@ -93,6 +96,14 @@ class Sequence:
         self.parent = parent
         self.output_token_ids = list(parent.output_token_ids)
         self.block_hashes = list(parent.block_hashes)
+
+    def draft(self, max_drafts: int, min_chance: float) -> list[int]:
+        """Guesses at what follows the known tokens, each right with a chance above `min_chance`."""
+        start = max(self.num_prompt_tokens - MAX_LOOKED_AT, 0)
+        if self.drafter is None:
+            self.drafter = Drafter()
+        self.drafter.extend(self.token_ids(start + self.drafter.num_tokens, self.num_known_tokens))
+        return self.drafter.propose(max_drafts, min_chance)
 
     def hash_blocks(self, block_size: int) -> list[bytes]:
         """Hashes of all full blocks of known tokens; grows with the tokens."""

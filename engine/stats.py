@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Gauges first, then totals. `num_cached_tokens` counts prompt tokens found in the cache."""
+    """Gauges first, then totals. `num_cached_tokens` counts prompt tokens found in the cache,
+    `num_right_drafts` those of the guessed tokens that were drawn."""
 
     num_running: int = 0
     num_waiting: int = 0
@@ -22,3 +23,5 @@ class EngineStats:
     num_cached_tokens: int = 0
     num_generated_tokens: int = 0
     num_preemptions: int = 0
+    num_drafts: int = 0
+    num_right_drafts: int = 0

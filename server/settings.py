@@ -72,6 +72,13 @@ class Settings(BaseSettings):
     enable_prefix_caching: bool = Field(
         _ENGINE.enable_prefix_caching, description="Reuse the KV cache of equal prompt beginnings."
     )
+    max_drafts: int | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="Tokens guessed ahead at most, from what the text repeats; 0: none. "
+        "Changes no output.",
+    )
     cache_dir: Path = Field(
         default_factory=default_cache_dir,
         validation_alias=AliasChoices("OCTAVO_CACHE", "OCTAVO_CACHE_DIR"),
@@ -125,6 +132,7 @@ class Settings(BaseSettings):
             max_model_len=self.max_model_len,
             enable_prefix_caching=self.enable_prefix_caching,
             num_threads=self.num_threads,
+            max_drafts=self.max_drafts,
             cache_dir=str(self.cache_dir),
         )
 

@@ -23,7 +23,10 @@ def _extend(digest: bytes, token_id: int) -> bytes:
     return hashlib.blake2b(digest + token_id.to_bytes(4, "little"), digest_size=8).digest()
 
 
-def _draw(digest: bytes, sampling: SamplingParams, index: int) -> int:
+def _draw(digest: bytes, position: int, sampling: SamplingParams, index: int) -> int:
+    """The token for `position`. Every third seed mostly repeats itself, and can be guessed."""
+    if sampling.seed % 3 == 2 and position % 11:
+        return position % 4
     key = digest + f"{sampling.seed}/{index}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") % VOCAB_SIZE
 
@@ -67,7 +70,8 @@ def expected_tokens(request: Request, index: int, max_model_len: int = 10**9) ->
     token_ids: list[int] = []
     limit = min(request.sampling.max_tokens, max_model_len - len(request.prompt_token_ids))
     while len(token_ids) < limit:
-        token_ids.append(_draw(digest, request.sampling, index))
+        position = len(request.prompt_token_ids) + len(token_ids)
+        token_ids.append(_draw(digest, position, request.sampling, index))
         if token_ids[-1] in request.sampling.stop_token_ids:
             break
         digest = _extend(digest, token_ids[-1])
@@ -153,11 +157,19 @@ class FakeRunner:
                 for digest, target in zip(digests, row.prompt_targets, strict=False)
             ]
         if row.sample:
-            token_id = _draw(digests[-1], start.sampling, start.index)
-            self._last_sampled[row.row] = token_id
-            output.token_ids = [token_id]
-            if start.sampling.logprobs is not None:
-                output.logprobs = [_candidates(digests[-1], start.sampling.logprobs)]
+            num_top = start.sampling.logprobs
+            output.logprobs = None if num_top is None else []
+            drafts = token_ids[len(token_ids) - row.num_drafts :]
+            position = row.start + row.num_tokens - row.num_drafts
+            for digest, draft in zip(digests[-1 - row.num_drafts :], [*drafts, None], strict=True):
+                token_id = _draw(digest, position, start.sampling, start.index)
+                position += 1
+                self._last_sampled[row.row] = token_id
+                output.token_ids.append(token_id)
+                if output.logprobs is not None:
+                    output.logprobs.append(_candidates(digest, num_top))
+                if token_id != draft:
+                    break
         return output
 
     def _read(self, table: list[int], position: int) -> bytes:

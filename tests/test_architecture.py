@@ -40,7 +40,10 @@ def layer(ours: str = "", others: str = "") -> Layer:
 
 CONTRACTS = "engine.errors engine.config engine.request"
 BEAMS = "engine.beam_search engine.beam_group"
-POLICY = f"engine.block_pool engine.prefix_cache engine.sequence engine.outputs {BEAMS}"
+POLICY = (
+    "engine.block_pool engine.prefix_cache engine.sequence engine.outputs engine.drafts "
+    f"engine.speculation engine.pacing {BEAMS}"
+)
 TENSORS = "torch numpy"
 WEB = (
     "fastapi starlette pydantic pydantic_core pydantic_settings uvicorn httptools msgspec click "
@@ -69,8 +72,14 @@ LAYERS = {
     # Policy, tested without torch. The runner is a Protocol in `batch`.
     "engine.block_pool": layer(),
     "engine.beam_search": layer("engine.request"),
-    "engine.sequence": layer("engine.beam_search engine.block_pool engine.request"),
+    "engine.drafts": layer("engine.request"),
+    "engine.sequence": layer("engine.beam_search engine.block_pool engine.drafts engine.request"),
+    "engine.speculation": layer(
+        "engine.batch engine.block_pool engine.config engine.sequence engine.request"
+    ),
     "engine.beam_group": layer("engine.beam_search engine.sequence engine.request engine.config"),
+    "engine.pacing": layer("engine.batch engine.config engine.request"),
+    "engine.calibration": layer("engine.batch engine.config engine.request"),
     "engine.outputs": layer("engine.beam_group engine.sequence engine.batch engine.request"),
     "engine.prefix_cache": layer("engine.block_pool engine.sequence engine.request"),
     "engine.scheduler": layer(f"{POLICY} engine.batch engine.request engine.config"),
@@ -86,6 +95,7 @@ LAYERS = {
     "engine.client": layer(f"{CONTRACTS} engine.stats engine.messages engine.supervisor"),
     "engine.process": layer(
         f"{CONTRACTS} engine.stats engine.batch engine.messages engine.channel engine.core "
+        "engine.calibration "
         "engine.runner"
     ),
     # Tensors.

@@ -78,7 +78,7 @@ class SamplingState:
         self._edits.start(row_start)
 
     def sample(self, logits: Tensor, rows: list[int], positions: list[int]) -> Sampled:
-        """Draw one token for each of `rows` (distinct).
+        """Draw one token for each of `rows`, which are distinct where draws depend on each other.
 
         `logits` [num_samples, vocab] float32, not changed. `positions[i]` is the position that the
         token will take: the number of tokens before it.

@@ -40,6 +40,7 @@ class EngineMachine(RuleBasedStateMachine):
         max_num_batched_tokens=st.integers(1, 20),
         max_launches=st.integers(1, 3),
         prefix_caching=st.booleans(),
+        max_drafts=st.sampled_from([0, 3, 8]),
     )
     def start(
         self,
@@ -48,6 +49,7 @@ class EngineMachine(RuleBasedStateMachine):
         max_num_batched_tokens: int,
         max_launches: int,
         prefix_caching: bool,
+        max_drafts: int,
     ) -> None:
         self.config = SchedulerConfig(
             num_blocks=num_blocks,
@@ -56,6 +58,8 @@ class EngineMachine(RuleBasedStateMachine):
             max_num_batched_tokens=max_num_batched_tokens,
             max_model_len=8 * BLOCK_SIZE,
             enable_prefix_caching=prefix_caching,
+            max_drafts=max_drafts,
+            step_overhead=30.0,
         )
         self.runner = FakeRunner(num_blocks, BLOCK_SIZE, max_num_seqs)
         self.core = EngineCore(self.runner, self.config, max_launches)
@@ -68,7 +72,7 @@ class EngineMachine(RuleBasedStateMachine):
         prefix=st.sampled_from([(), (1, 2, 3, 4, 5), tuple(range(10, 22)), (7,) * 16]),
         suffix=st.lists(st.integers(0, 3), max_size=12),
         n=st.sampled_from([1, 1, 1, 2, 3, 5]),
-        max_tokens=st.integers(0, 12),
+        max_tokens=st.integers(0, 24),
         stop_token_ids=st.sampled_from([(), (), tuple(range(0, VOCAB_SIZE, 5))]),
         prompt_logprobs=st.sampled_from([None, None, 0]),
         logprobs=st.sampled_from([None, 2]),

@@ -253,6 +253,38 @@ def test_seeded_requests_are_the_same_alone_in_company_and_after_a_restart(
     assert _choices(_run(_core(restarted), _seeded(prompts))) == expected
 
 
+def test_guesses_change_nothing(prompts: list[list[int]], runner: ModelRunner) -> None:
+    """Bit for bit: a row's numbers do not depend on what is computed beside it."""
+    requests = [
+        replace(_greedy(prompts, 4), sampling=SamplingParams(0.0, max_tokens=96, logprobs=2)),
+        *_seeded(prompts),
+        *(request for request in _company(6) if request.sampling.presence_penalty == 0),
+    ]
+    told = []
+    for max_drafts in (0, 8):
+        core = _core(runner, max_drafts=max_drafts, step_overhead=1000.0)
+        outputs = _run(core, requests)
+        told.append(
+            {
+                (name, index): [
+                    (token_id, entry)
+                    for output in outputs[name]
+                    if output.index == index
+                    for token_id, entry in zip(
+                        output.token_ids,
+                        output.logprobs or [None] * len(output.token_ids),
+                        strict=True,
+                    )
+                ]
+                for name in outputs
+                for index in (0, 1)
+            }
+        )
+    assert told[0] == told[1]
+    assert core.stats().num_right_drafts > 20
+    assert core.stats().num_drafts > core.stats().num_right_drafts
+
+
 # Prompt, beams, length penalty, early stopping, tokens, and texts that stop.
 BEAM_CASES: list[tuple[int, int, float, bool | Literal["never"], int, list[str]]] = [
     (0, 2, 1.0, False, 16, [".", ","]),

@@ -1,0 +1,44 @@
+"""How many prompt tokens a step takes in while others wait for their next token.
+
+A long prompt in one step would hold everybody up. Steps that have both are kept near a length in
+seconds, by watching how long they take. With nobody waiting, prompts are computed as fast as they
+can be. Outputs do not depend on any of it. Standard library only.
+"""
+
+from __future__ import annotations
+
+from engine.batch import Batch
+from engine.config import SchedulerConfig
+
+# One step says little: others use the machine too. Shrinking is quicker than growing.
+_MOST_SHRINKING, _MOST_GROWING = 0.5, 1.25
+# Fewer prompt tokens than this make a step hardly any shorter.
+_LEAST = 16
+
+
+class Pacer:
+    """Begins with the configuration's `prompt_budget` and keeps to its `target_step_seconds`."""
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self._target_seconds = config.target_step_seconds
+        self._most = config.max_num_batched_tokens
+        self._least = min(_LEAST, self._most)
+        self._budget = float(min(config.prompt_budget or self._most, self._most))
+
+    def prompt_budget(self, num_decoding: int) -> int:
+        """Prompt tokens for a step in which so many sequences decode."""
+        if self._target_seconds is None or num_decoding == 0:
+            return self._most
+        return int(self._budget)
+
+    def observe(self, batch: Batch, seconds: float) -> None:
+        """A step has taken so long."""
+        if self._target_seconds is None:
+            return
+        prompts = [row.num_tokens for row in batch.rows if row.num_tokens - row.num_drafts > 1]
+        # Steps of prompts alone, and those that were far from full, say nothing about the rest.
+        if len(prompts) == len(batch.rows) or 2 * sum(prompts) < self._budget:
+            return
+        factor = self._target_seconds / max(seconds, 1e-9)
+        factor = min(max(factor, _MOST_SHRINKING), _MOST_GROWING)
+        self._budget = min(max(self._budget * factor, self._least), self._most)

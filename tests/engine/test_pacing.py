@@ -1,0 +1,128 @@
+"""Prompts beside others: how much of them a step takes in, and what is measured for that."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from fake_runner import FakeHandle, FakeRunner
+
+from engine import calibration
+from engine.batch import Batch, ScheduledRow
+from engine.calibration import calibrate
+from engine.config import SchedulerConfig
+from engine.core import EngineCore
+from engine.pacing import Pacer
+from engine.request import Request, SamplingParams
+
+CONFIG = SchedulerConfig(
+    num_blocks=256,
+    block_size=4,
+    max_num_seqs=20,
+    max_num_batched_tokens=512,
+    max_model_len=800,
+    target_step_seconds=0.05,
+    prompt_budget=40,
+)
+DECODING = ScheduledRow(0, 9, 1, [1], 3, [], sample=True)
+
+
+def step(num_prompt_tokens: int, num_decoding: int = 1) -> Batch:
+    prompt = ScheduledRow(1, 0, num_prompt_tokens, [1] * num_prompt_tokens, 0, [], sample=False)
+    return Batch(rows=[DECODING] * num_decoding + [prompt])
+
+
+def test_prompts_alone_are_not_held_back() -> None:
+    assert Pacer(CONFIG).prompt_budget(0) == 512
+    assert Pacer(CONFIG).prompt_budget(1) == 40
+    assert Pacer(replace(CONFIG, prompt_budget=None)).prompt_budget(1) == 512
+    assert Pacer(replace(CONFIG, target_step_seconds=None)).prompt_budget(1) == 512
+
+
+@pytest.mark.parametrize("token_seconds", [0.0002, 0.0005, 0.002])
+@pytest.mark.parametrize("first", [16, 40, 512])
+def test_steps_come_to_take_the_time_they_should(token_seconds: float, first: int) -> None:
+    pacer = Pacer(replace(CONFIG, prompt_budget=first))
+    for _ in range(30):
+        num_tokens = pacer.prompt_budget(1)
+        seconds = 0.01 + num_tokens * token_seconds
+        pacer.observe(step(num_tokens), seconds)
+    assert seconds == pytest.approx(0.05, rel=0.15)
+
+
+def test_one_slow_step_is_soon_forgotten() -> None:
+    pacer = Pacer(CONFIG)
+    pacer.observe(step(40), 30.0)
+    assert pacer.prompt_budget(1) == 20
+    for _ in range(4):
+        pacer.observe(step(pacer.prompt_budget(1)), 0.02)
+    assert pacer.prompt_budget(1) >= 40
+
+
+def test_what_says_nothing_changes_nothing() -> None:
+    pacer = Pacer(CONFIG)
+    pacer.observe(step(300, num_decoding=0), 1.0)
+    pacer.observe(step(5), 0.001)
+    pacer.observe(Batch(rows=[DECODING]), 1.0)
+    drafts = ScheduledRow(0, 9, 9, [1] * 9, 3, [], sample=True, num_drafts=8)
+    pacer.observe(Batch(rows=[drafts] * 5), 1.0)
+    assert pacer.prompt_budget(1) == 40
+
+
+def test_it_never_stops_and_never_exceeds_a_step() -> None:
+    pacer = Pacer(CONFIG)
+    for seconds, limit in ((9.0, 16), (0.0, 512)):
+        for _ in range(40):
+            pacer.observe(step(pacer.prompt_budget(1)), seconds)
+        assert pacer.prompt_budget(1) == limit
+
+
+def test_a_long_prompt_beside_others_comes_in_pieces() -> None:
+    runner = FakeRunner(CONFIG.num_blocks, CONFIG.block_size, CONFIG.max_num_seqs)
+    # So much time that the budget is not changed by how fast this machine is.
+    core = EngineCore(runner, replace(CONFIG, target_step_seconds=1e-12, prompt_budget=16))
+    core.add(Request("short", [1, 2, 3], SamplingParams(max_tokens=30)))
+    core.step()
+    core.add(Request("long", list(range(90)), SamplingParams(max_tokens=2)))
+    core.add(Request("other", list(range(50, 80)), SamplingParams(max_tokens=2)))
+    while core.has_work:
+        core.step()
+    beside = [
+        sum(row.num_tokens for row in batch.rows if row.num_tokens > 1)
+        for batch in runner.batches[1:]
+        if any(row.row == batch.rows[0].row and row.num_tokens == 1 for row in batch.rows)
+    ]
+    assert max(beside) == 16
+    assert sum(beside) >= 90
+
+
+class Clock:
+    """A runner whose steps take made-up times."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._runner = FakeRunner(CONFIG.num_blocks, CONFIG.block_size, CONFIG.max_num_seqs)
+
+    def launch(self, batch: Batch) -> FakeHandle:
+        is_prompt = len(batch.rows) == 1 and batch.rows[0].num_tokens > 1
+        self.now += 0.010 + (0.0005 if is_prompt else 0.001) * batch.num_tokens
+        return self._runner.launch(batch)
+
+
+def test_what_a_step_costs_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: clock.now)
+    limits = calibrate(clock, CONFIG)
+    assert limits.step_overhead == pytest.approx(10.0)
+    assert limits.prompt_budget == pytest.approx((0.05 - 0.011) / 0.0005, abs=1)
+    assert calibrate(clock, replace(CONFIG, target_step_seconds=None)).step_overhead == 6.0
+
+
+def test_a_tiny_engine_is_calibrated_too() -> None:
+    config = replace(CONFIG, num_blocks=3, max_num_seqs=2, max_model_len=6)
+    runner = FakeRunner(config.num_blocks, config.block_size, config.max_num_seqs)
+    limits = calibrate(runner, config)
+    assert limits.prompt_budget is not None and limits.prompt_budget >= 1
+    assert 0 <= limits.step_overhead <= 100
+    one = replace(config, max_num_seqs=1)
+    assert calibrate(runner, one) == one
