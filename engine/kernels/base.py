@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from engine.attention import AttentionPlan, StepLayout
+from engine.checkpoint.grouped import GroupedWeight
 
 Linear = Callable[[Tensor], Tensor]
+# Token ids [num_tokens] -> their rows of a table [num_tokens, width].
+Embedding = Callable[[Tensor], Tensor]
 
 
 class Kernels(Protocol):
@@ -24,13 +28,25 @@ class Kernels(Protocol):
     """
 
     def describe(self) -> str:
-        """Which kernels these are and why, for the log."""
+        """Which kernels these are and why, and what multiplies the weights packed so far."""
 
-    def pack_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+    def takes_grouped(self, num_inputs: int) -> bool:
+        """Whether weights with rows of this many numbers may stay quantized."""
+
+    def pack_linear(
+        self,
+        weight: Tensor | GroupedWeight,
+        bias: Tensor | None,
+        output_dtype: torch.dtype | None = None,
+    ) -> Linear:
         """Take over `weight` [out, in] in this device's best form; the result is x W^T + b.
 
-        `weight` must not be written to afterwards.
+        `output_dtype` None is that of x. `weight` must not be written to afterwards. Its rows'
+        results are the same bits whatever other rows x has, on the CPU.
         """
+
+    def pack_embedding(self, weight: Tensor | GroupedWeight) -> Embedding:
+        """Take over a table [num_rows, width]; it may be the one given to `pack_linear` too."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x / rms(x) * weight over the last dimension (Zhang and Sennrich, 2019)."""

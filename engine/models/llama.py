@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from engine.attention import AttentionPlan
+from engine.checkpoint import GroupedWeight
 from engine.checkpoint.model_config import ModelConfig
-from engine.kernels.base import Kernels
+from engine.kernels.base import Embedding, Kernels
 from engine.kv_cache import KVCache
 from engine.models.layers import Projection, RMSNorm, Rotary, WeightGroup
 
@@ -22,19 +22,25 @@ from engine.models.layers import Projection, RMSNorm, Rotary, WeightGroup
 class Llama:
     """Load every one of `weight_groups()` before the first `forward`."""
 
-    embedding: Tensor  # [vocab_size, hidden_size]
+    embedding: Embedding
 
     def __init__(self, config: ModelConfig, kernels: Kernels, device: torch.device) -> None:
         self.config = config
+        self.kernels = kernels
         self.rotary = Rotary(config, device)
         self.layers = [DecoderLayer(config, kernels, i) for i in range(config.num_layers)]
         self.norm = RMSNorm(kernels, "model.norm", config.hidden_size, config.rms_norm_eps)
-        self.lm_head = Projection(kernels, {"lm_head": config.vocab_size}, config.hidden_size)
+        self.lm_head = Projection(
+            kernels,
+            {"lm_head": config.vocab_size},
+            config.hidden_size,
+            output_dtype=torch.float32,
+        )
 
     def forward(self, token_ids: Tensor, plan: AttentionPlan, kv_cache: KVCache) -> Tensor:
         """token_ids [num_tokens] -> hidden states after the last norm [num_tokens, hidden_size]"""
         cos_sin = self.rotary(plan.positions)  # [num_tokens, 2, head_dim]
-        x = F.embedding(token_ids, self.embedding)
+        x = self.embedding(token_ids)
         residual = torch.zeros_like(x)
         for layer, kv in zip(self.layers, kv_cache.layers, strict=True):
             x, residual = layer(x, residual, cos_sin, kv, plan)
@@ -43,20 +49,24 @@ class Llama:
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """[num_rows, hidden_size] -> float32 [num_rows, vocab_size]"""
-        return self.lm_head(hidden).float()
+        return self.lm_head(hidden)
 
     def weight_groups(self) -> Iterator[WeightGroup]:
         """What to read from a checkpoint, by Hugging Face names, in the order of use."""
         vocabulary: tuple[int, ...] = (self.config.vocab_size, self.config.hidden_size)
-        yield WeightGroup({"model.embed_tokens.weight": vocabulary}, self._load_embedding)
+        takes_grouped = self.kernels.takes_grouped(self.config.hidden_size)
+        load = self._load_embedding
+        yield WeightGroup(
+            {"model.embed_tokens.weight": vocabulary}, load, load if takes_grouped else None
+        )
         for layer in self.layers:
             yield from layer.weight_groups()
         yield from self.norm.weight_groups()
         if not self.config.tie_word_embeddings:
             yield from self.lm_head.weight_groups()
 
-    def _load_embedding(self, weight: Tensor) -> None:
-        self.embedding = weight
+    def _load_embedding(self, weight: Tensor | GroupedWeight) -> None:
+        self.embedding = self.kernels.pack_embedding(weight)
         if self.config.tie_word_embeddings:
             self.lm_head.load_weight(weight)
 

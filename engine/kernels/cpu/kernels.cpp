@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "attention.h"
+#include "quantized.h"
 #include "step.h"
 #include "vectors.h"
 
@@ -108,10 +109,42 @@ void rotary_store_kv(const Step& s, T* qkv, const float* cos_sin, T* kv) {
   extern "C" void paged_attention_##suffix(const Step* step, const T* q, int64_t q_stride,       \
                                            T* kv, T* out) {                                      \
     Attention<T>{*step, q, q_stride, kv, out}.run();                                             \
+  }                                                                                              \
+  extern "C" void multiply_##suffix(const Matrix* matrix, const T* x, T* out, int64_t num_rows,  \
+                                    int32_t num_threads) {                                       \
+    multiply(*matrix, x, num_rows, out, num_threads);                                            \
   }
 
 EXPORT(float, float32)
 EXPORT(bf16, bfloat16)
+
+extern "C" void multiply_bfloat16_to_float32(const Matrix* matrix, const bf16* x, float* out,
+                                             int64_t num_rows, int32_t num_threads) {
+  multiply(*matrix, x, num_rows, out, num_threads);
+}
+
+extern "C" void pack_matrix(const Matrix* matrix, const uint8_t* values, const half* scales,
+                            const half* minima, int32_t num_threads) {
+  if (matrix->num_bits == 4)
+    pack<4>(*matrix, values, scales, minima, num_threads);
+  else
+    pack<8>(*matrix, values, scales, minima, num_threads);
+}
+
+extern "C" int64_t matrix_size(const Matrix* matrix) {
+  const int64_t tiles = (matrix->num_outputs + kTile - 1) / kTile;
+  const int64_t block = matrix->num_bits == 4 ? sizeof(Block<4>) : sizeof(Block<8>);
+  return tiles * (matrix->num_inputs / kGroup) * block;
+}
+
+// What multiplies quantized weights, in words; empty where nothing does it fast.
+extern "C" const char* dot_products() {
+#if defined(OCTAVO_DOT)
+  return OCTAVO_DOT;
+#else
+  return "";
+#endif
+}
 
 // The instructions that were compiled for, in words.
 extern "C" const char* instruction_set() {
