@@ -3,9 +3,9 @@
 from engine.checkpoint.builtin import BUILTIN_MODEL
 from engine.checkpoint.cache import default_cache_dir
 from engine.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from engine.checkpoint.grouped import GroupedWeight
 from engine.checkpoint.inventory import CachedModel, cached_models
 from engine.checkpoint.model_config import ModelConfig, RopeScaling
-from engine.checkpoint.grouped import GroupedWeight
 from engine.checkpoint.quantization import dequantize, read_grouped
 from engine.checkpoint.resolve import resolve_model
 from engine.checkpoint.tensor_data import TensorData

@@ -58,6 +58,12 @@ def unpack(values: NDArray[np.uint8], num_bits: int) -> NDArray[np.uint8]:
     return np.concatenate((values & 15, values >> 4), axis=-1)
 
 
+def pack_halves(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The other way, for values of 4 bits."""
+    packed: NDArray[np.uint8] = values[..., :16] | values[..., 16:] << np.uint8(4)
+    return packed
+
+
 def join(weights: Sequence[GroupedWeight]) -> GroupedWeight:
     """One matrix of the rows of several; 4-bit ones are widened where others have 8 bits."""
     if len(weights) == 1:
@@ -103,7 +109,7 @@ def _quantize(groups: NDArray[np.float32], num_bits: int) -> GroupedWeight:
         )
     values = best[0].astype(np.uint8)
     if num_bits == 4:
-        values = values[..., :16] | values[..., 16:] << 4
+        values = pack_halves(values)
     return GroupedWeight(num_bits, values, best[1].astype(np.float16), best[2].astype(np.float16))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.checkpoint.grouped import GroupedWeight, quantize, unpack
+from engine.checkpoint.grouped import GroupedWeight, pack_halves, quantize, unpack
 from engine.checkpoint.tensor_data import BLOCK_LAYOUTS, TensorData
 from engine.errors import CheckpointError
 
@@ -116,7 +116,7 @@ def _column(values: NDArray[np.float16]) -> NDArray[np.float32]:
 def _read_q8_0(data: NDArray[np.uint8]) -> _Grouped:
     blocks = data.view(_Q8_0)
     scales = blocks["d"].astype(np.float32)
-    return blocks["qs"].view(np.uint8) ^ 0x80, scales, scales * -128
+    return blocks["qs"].view(np.uint8) ^ np.uint8(0x80), scales, scales * -128
 
 
 def _read_q4_0(data: NDArray[np.uint8]) -> _Grouped:
@@ -134,8 +134,7 @@ def _read_q4_k(data: NDArray[np.uint8]) -> _Grouped:
     blocks = data.view(_Q4_K)
     # Two groups lie in the halves of the same 32 bytes; ours lie in the halves of 16.
     groups = np.stack((blocks["qs"] & 15, blocks["qs"] >> 4), axis=2)
-    values = groups[..., :16] | groups[..., 16:] << 4
-    return values.reshape(-1, 16), *_read_k_scales(blocks)
+    return pack_halves(groups).reshape(-1, 16), *_read_k_scales(blocks)
 
 
 def _read_q5_k(data: NDArray[np.uint8]) -> _Grouped:
@@ -158,7 +157,7 @@ def _read_k_scales(blocks: NDArray[np.void]) -> tuple[NDArray[np.float32], NDArr
 
 
 def _num_bits(values: NDArray[np.uint8]) -> int:
-    return values.shape[-1] // 4
+    return int(values.shape[-1]) // 4
 
 
 _READERS: dict[str, Callable[[NDArray[np.uint8]], _Grouped]] = {

@@ -61,7 +61,7 @@ class CpuKernels:
         """`instruction_set` as the compiler's -march= has it. Raises BuildError."""
         library = load_library(cache_dir, instruction_set)
         self.dtype = dtype
-        self._products = QuantizedProducts(library)
+        self.products = QuantizedProducts(library)
         self._packed: set[str] = set()
         self._num_threads = torch.get_num_threads()
         self._gated = torch.empty(0, dtype=dtype)
@@ -87,7 +87,7 @@ class CpuKernels:
         return ", ".join((f"C++ ({self._instruction_set})", *sorted(self._packed)))
 
     def takes_grouped(self, num_inputs: int) -> bool:
-        can_multiply = self.dtype == torch.bfloat16 and bool(self._products.instructions)
+        can_multiply = self.dtype == torch.bfloat16 and bool(self.products.instructions)
         return can_multiply and num_inputs % GROUP_SIZE == 0
 
     def pack_linear(
@@ -97,8 +97,8 @@ class CpuKernels:
         output_dtype: torch.dtype | None = None,
     ) -> Linear:
         if isinstance(weight, GroupedWeight):
-            self._packed.add(f"{weight.num_bits}-bit weights ({self._products.instructions})")
-            return self._products.pack(weight, bias, output_dtype or self.dtype)
+            self._packed.add(f"{weight.num_bits}-bit weights ({self.products.instructions})")
+            return self.products.pack(weight, bias, output_dtype or self.dtype)
         name = str(weight.dtype).removeprefix("torch.")
         self._packed.add(f"{name} weights (oneDNN)")
         return PackedLinear(weight, bias, output_dtype)

@@ -12,6 +12,7 @@ from ctypes import POINTER, byref, c_char_p, c_int32, c_int64, c_void_p
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.checkpoint.grouped import GROUP_SIZE, GroupedWeight
@@ -64,7 +65,7 @@ class QuantizedProducts:
         matrix = _Matrix(None, None, weight.num_bits, num_outputs, num_inputs)
         blocks = self._allocate(self._size(byref(matrix)))
         matrix.blocks = blocks.data_ptr()
-        parts = [weight.values, weight.scales, weight.minima]
+        parts: list[NDArray[Any]] = [weight.values, weight.scales, weight.minima]
         assert all(part.flags.c_contiguous for part in parts)
         assert weight.values.shape == (num_outputs, num_inputs // GROUP_SIZE, 4 * weight.num_bits)
         self._pack(byref(matrix), *(part.ctypes.data for part in parts), torch.get_num_threads())

@@ -12,7 +12,6 @@ from engine.checkpoint.grouped import quantize as quantize_grouped
 from engine.checkpoint.tensor_data import BLOCK_LAYOUTS, num_bytes, to_half_rotated
 from engine.errors import CheckpointError
 
-
 # Where the float16 factors of a block lie, in 16-bit words. The package writes no K-quants.
 K_FACTORS = {"Q4_K": [0, 1], "Q5_K": [0, 1], "Q6_K": [104]}
 
