@@ -83,10 +83,12 @@ LAYERS = {
     ),
     # Tensors.
     "engine.attention": layer("engine.batch", TENSORS),
-    "engine.kv_cache": layer("engine.checkpoint", TENSORS),
+    "engine.memory": layer(others=TENSORS),
+    "engine.kv_cache": layer("engine.memory engine.checkpoint", TENSORS),
     "engine.device": layer(f"{CONTRACTS} engine.kv_cache engine.checkpoint", TENSORS),
     "engine.kernels": layer(
-        "engine.attention engine.checkpoint.cache engine.checkpoint.grouped", f"{TENSORS} triton"
+        "engine.attention engine.memory engine.checkpoint.cache engine.checkpoint.grouped",
+        f"{TENSORS} triton",
     ),
     "engine.sampler": layer("engine.request engine.batch", TENSORS),
     "engine.models": layer(

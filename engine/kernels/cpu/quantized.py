@@ -7,7 +7,6 @@ where the system has them. A row's result is the same bits whatever is multiplie
 from __future__ import annotations
 
 import ctypes
-import mmap
 from ctypes import POINTER, byref, c_char_p, c_int32, c_int64, c_void_p
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.checkpoint.grouped import GROUP_SIZE, GroupedWeight
+from engine.memory import large_memory
 
 _TILE = 32  # outputs; kTile of quantized.h
 _SLAB_BYTES = 32 << 20
@@ -78,10 +78,7 @@ class QuantizedProducts:
 
     def _allocate(self, size: int) -> Tensor:
         if self._used + size > len(self._slab):
-            slab = mmap.mmap(-1, max(size, _SLAB_BYTES))
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                slab.madvise(mmap.MADV_HUGEPAGE)
-            self._slab = torch.frombuffer(slab, dtype=torch.uint8)
+            self._slab = large_memory(max(size, _SLAB_BYTES))
             self._used = 0
         start = self._used
         self._used = -(-(start + size) // _ALIGNMENT) * _ALIGNMENT
