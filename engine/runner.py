@@ -92,8 +92,8 @@ class ModelRunner:
         kernels = select(target.device, target.dtype, cache_dir=cache_dir)
         if config.quantization in ("int8", "int4") and not kernels.takes_grouped(GROUP_SIZE):
             raise EngineStartError(
-                f"quantization {config.quantization!r} is there for the CPU with dtype bfloat16, "
-                f"a C++ compiler and AVX2; here are {kernels.describe()} and {target.dtype_name}"
+                f"quantization {config.quantization!r} needs a CPU with AVX2, a C++ compiler and "
+                f"dtype bfloat16; here are {kernels.describe()} kernels and {target.dtype_name}"
             )
         with torch.inference_mode():
             model = build_model(checkpoint.config, kernels, target.device)

@@ -58,7 +58,7 @@ def _load_grouped(
     for tensor in tensors:
         part = read_grouped(tensor)
         if quantization != "auto":
-            num_bits = _NUM_BITS[quantization]
+            num_bits = max(_NUM_BITS[quantization], group.min_bits)
             if part is None or part.num_bits > num_bits:
                 part = quantize(_to_torch(tensor).float().numpy(), num_bits)
         if part is None:
@@ -88,7 +88,8 @@ def load_random_weights(
             weight = torch.empty((rows, *shape[1:]), device=device, dtype=dtype)
             weight.normal_(std=_DUMMY_STD, generator=generator)
         if group.load_grouped is not None and quantization in _NUM_BITS:
-            group.load_grouped(quantize(weight.float().numpy(), _NUM_BITS[quantization]))
+            num_bits = max(_NUM_BITS[quantization], group.min_bits)
+            group.load_grouped(quantize(weight.float().numpy(), num_bits))
         else:
             group.load(weight)
     on_progress("making random weights", 1.0)

@@ -19,12 +19,14 @@ class WeightGroup:
     """Tensors of a checkpoint that become one weight: joined along the first dimension.
 
     `shapes` maps their names to their shapes, in order; `load` takes the joined tensor over. Where
-    `load_grouped` is there, it is called instead with weights that are to stay quantized.
+    `load_grouped` is there, it is called instead with weights that are to stay quantized; they are
+    not rounded to fewer than `min_bits`.
     """
 
     shapes: dict[str, tuple[int, ...]]
     load: Callable[[Tensor], None]
     load_grouped: Callable[[GroupedWeight], None] | None = None
+    min_bits: int = 4
 
 
 class RMSNorm:
