@@ -6,7 +6,8 @@ the set's device. Knows nothing of requests or models.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -18,6 +19,35 @@ from engine.checkpoint.grouped import GroupedWeight
 Linear = Callable[[Tensor], Tensor]
 # Token ids [num_tokens] -> their rows of a table [num_tokens, width].
 Embedding = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerParts:
+    """The weights of a decoder layer of Llama's structure; the norms of heads may be missing."""
+
+    attention_norm: Tensor
+    qkv: Linear
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    output: Linear
+    mlp_norm: Tensor
+    gate_up: Linear
+    down: Linear
+    eps: float
+
+
+class FusedLayers(Protocol):
+    """All decoder layers of a step, one after the other."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        residual: Tensor,
+        cos_sin: Tensor,
+        kv: Sequence[Tensor],
+        plan: AttentionPlan,
+    ) -> tuple[Tensor, Tensor]:
+        """x and residual as layers hand them on; both inputs may be overwritten."""
 
 
 class Kernels(Protocol):
@@ -47,6 +77,9 @@ class Kernels(Protocol):
 
     def pack_embedding(self, weight: Tensor | GroupedWeight) -> Embedding:
         """Take over a table [num_rows, width]; it may be the one given to `pack_linear` too."""
+
+    def fuse(self, layers: Sequence[LayerParts]) -> FusedLayers | None:
+        """The layers as one operation with the same results, where there is a faster one."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x / rms(x) * weight over the last dimension (Zhang and Sennrich, 2019)."""

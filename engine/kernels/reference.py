@@ -6,6 +6,8 @@ however its prompt was cut into chunks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +15,7 @@ from torch import Tensor
 from engine.attention import AttentionPlan, StepLayout
 from engine.checkpoint.grouped import GroupedWeight
 from engine.kernels import paged
-from engine.kernels.base import Embedding, Linear
+from engine.kernels.base import Embedding, FusedLayers, LayerParts, Linear
 from engine.kernels.linear import PackedLinear, Table
 
 
@@ -44,6 +46,9 @@ class ReferenceKernels:
     def pack_embedding(self, weight: Tensor | GroupedWeight) -> Embedding:
         assert isinstance(weight, Tensor), "see takes_grouped"
         return Table(weight)
+
+    def fuse(self, layers: Sequence[LayerParts]) -> FusedLayers | None:
+        return None
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), weight, eps)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from engine.attention import AttentionPlan
 from engine.checkpoint import GroupedWeight
 from engine.checkpoint.model_config import ModelConfig
-from engine.kernels.base import Embedding, Kernels
+from engine.kernels.base import Embedding, FusedLayers, Kernels, LayerParts
 from engine.kv_cache import KVCache
 from engine.models.layers import Projection, RMSNorm, Rotary, WeightGroup
 
@@ -46,10 +47,18 @@ class Llama:
         cos_sin = self.rotary(plan.positions)  # [num_tokens, 2, head_dim]
         x = self.embedding(token_ids)
         residual = torch.zeros_like(x)
+        if self._fused is not None:
+            x, residual = self._fused(x, residual, cos_sin, kv_cache.layers, plan)
+            return self.norm.add(x, residual)[0]
         for layer, kv in zip(self.layers, kv_cache.layers, strict=True):
             x, residual = layer(x, residual, cos_sin, kv, plan)
         x, _ = self.norm.add(x, residual)
         return x
+
+    @cached_property
+    def _fused(self) -> FusedLayers | None:
+        """Known once the weights are there."""
+        return self.kernels.fuse([layer.parts() for layer in self.layers])
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """[num_rows, hidden_size] -> float32 [num_rows, vocab_size]"""
@@ -101,6 +110,21 @@ class DecoderLayer:
         x, residual = self.mlp_norm.add(x, residual)
         x = self.down(self.kernels.silu_mul(self.gate_up(x)))
         return x, residual
+
+    def parts(self) -> LayerParts:
+        """The weights, for kernels that run a whole layer. It must do what `__call__` does."""
+        has_norms = self.attention.config.qk_norm
+        return LayerParts(
+            attention_norm=self.attention_norm.weight,
+            qkv=self.attention.qkv.matrix,
+            q_norm=self.attention.q_norm.weight if has_norms else None,
+            k_norm=self.attention.k_norm.weight if has_norms else None,
+            output=self.attention.output.matrix,
+            mlp_norm=self.mlp_norm.weight,
+            gate_up=self.gate_up.matrix,
+            down=self.down.matrix,
+            eps=self.mlp_norm.eps,
+        )
 
     def weight_groups(self) -> Iterator[WeightGroup]:
         yield from self.attention_norm.weight_groups()

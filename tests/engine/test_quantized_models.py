@@ -18,7 +18,7 @@ from engine.core import EngineCore
 from engine.kernels import select
 from engine.runner import ModelRunner
 
-# Relative error of the logits, which of unrelated ones is 1.4. Random weights are a harder case than
+# Relative error of the logits (1.4 if they had nothing in common). Random weights are harder than
 # real ones: bfloat16 alone makes 0.05, int8 0.1, int4 0.6.
 TOLERANCES: dict[Quantization, float] = {"int8": 0.2, "int4": 0.9}
 TOKEN_IDS = [(17 * i) % 199 for i in range(150)]

@@ -7,19 +7,21 @@ until the next call of their kind have one buffer.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p, pointer
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from engine.attention import AttentionPlan, StepLayout
 from engine.checkpoint.grouped import GROUP_SIZE, GroupedWeight
-from engine.kernels.base import Embedding, Linear
+from engine.kernels.base import Embedding, FusedLayers, LayerParts, Linear
 from engine.kernels.cpu.build import NATIVE, load_library
-from engine.kernels.cpu.quantized import GroupedTable, QuantizedProducts
+from engine.kernels.cpu.decoder import DecoderLayers
+from engine.kernels.cpu.quantized import GroupedTable, QuantizedLinear, QuantizedProducts
 from engine.kernels.linear import PackedLinear, Table
 
 # Query rows that are attended together, so that each key and value is unpacked once for all.
@@ -61,6 +63,7 @@ class CpuKernels:
         """`instruction_set` as the compiler's -march= has it. Raises BuildError."""
         library = load_library(cache_dir, instruction_set)
         self.dtype = dtype
+        self._library = library
         self.products = QuantizedProducts(library)
         self._packed: set[str] = set()
         self._num_threads = torch.get_num_threads()
@@ -105,6 +108,14 @@ class CpuKernels:
 
     def pack_embedding(self, weight: Tensor | GroupedWeight) -> Embedding:
         return Table(weight) if isinstance(weight, Tensor) else GroupedTable(weight, self.dtype)
+
+    def fuse(self, layers: Sequence[LayerParts]) -> FusedLayers | None:
+        matrices = [(parts.qkv, parts.output, parts.gate_up, parts.down) for parts in layers]
+        if not all(isinstance(matrix, QuantizedLinear) for four in matrices for matrix in four):
+            return None
+        return DecoderLayers(
+            self._library, layers, cast(Sequence[Sequence[QuantizedLinear]], matrices)
+        )
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x = x.contiguous()

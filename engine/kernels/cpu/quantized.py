@@ -22,7 +22,7 @@ _SLAB_BYTES = 32 << 20
 _ALIGNMENT = 64
 
 
-class _Matrix(ctypes.Structure):
+class Matrix(ctypes.Structure):
     """`Matrix` of quantized.h."""
 
     _fields_ = (
@@ -40,7 +40,7 @@ class QuantizedProducts:
     def __init__(self, library: ctypes.CDLL) -> None:
         library.dot_products.restype = c_char_p
         self.instructions: str = library.dot_products().decode()
-        matrix, address = POINTER(_Matrix), c_void_p
+        matrix, address = POINTER(Matrix), c_void_p
         self._pack = library.pack_matrix
         self._pack.argtypes = (matrix, address, address, address, c_int32)
         self._pack.restype = None
@@ -62,7 +62,7 @@ class QuantizedProducts:
     ) -> QuantizedLinear:
         """Take over `weight`, in bfloat16 arithmetic around the integers."""
         num_outputs, num_inputs = weight.shape
-        matrix = _Matrix(None, None, weight.num_bits, num_outputs, num_inputs)
+        matrix = Matrix(None, None, weight.num_bits, num_outputs, num_inputs)
         blocks = self._allocate(self._size(byref(matrix)))
         matrix.blocks = blocks.data_ptr()
         parts: list[NDArray[Any]] = [weight.values, weight.scales, weight.minima]
@@ -109,13 +109,13 @@ class QuantizedLinear:
     def __init__(
         self,
         multiply: Any,
-        matrix: _Matrix,
+        matrix: Matrix,
         output_dtype: torch.dtype,
         *memory: Tensor | None,
     ) -> None:
         """`memory` is what `matrix` points to."""
         self._multiply = multiply
-        self._matrix = matrix
+        self.matrix = matrix
         self._address = byref(matrix)
         self._output_dtype = output_dtype
         self._memory = memory
@@ -123,7 +123,7 @@ class QuantizedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         assert x.is_contiguous() and x.dtype == torch.bfloat16
         num_rows = x.shape[0]
-        out = x.new_empty((num_rows, self._matrix.num_outputs), dtype=self._output_dtype)
+        out = x.new_empty((num_rows, self.matrix.num_outputs), dtype=self._output_dtype)
         self._multiply(
             self._address, x.data_ptr(), out.data_ptr(), num_rows, torch.get_num_threads()
         )
