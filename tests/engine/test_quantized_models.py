@@ -56,6 +56,26 @@ def test_a_row_does_not_depend_on_the_others_nor_on_chunks(tmp_path: Path) -> No
     assert torch.equal(torch.cat((first, last)), alone)
 
 
+@pytest.mark.parametrize("family", ["smollm2", "qwen2", "qwen3"])
+def test_fused_layers_are_the_layers(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On any number of threads, again and again: they take their parts in another order."""
+    save_tiny_model(family, tmp_path)
+    before = torch.get_num_threads()
+    chunks = [Chunk(row, TOKEN_IDS[: 1 + 40 * row], 0) for row in range(4)]
+    layer_by_layer = BareEngine(tmp_path, dtype=torch.bfloat16, quantization="int8")
+    monkeypatch.setattr(layer_by_layer.kernels, "fuse", lambda layers: None)
+    expected = torch.cat(layer_by_layer.run(chunks))
+    fused = BareEngine(tmp_path, dtype=torch.bfloat16, quantization="int8")
+    try:
+        for num_threads in [1, 2, 3, 2] * 5:
+            torch.set_num_threads(num_threads)
+            assert torch.equal(torch.cat(fused.run(chunks)), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_none_keeps_plain_weights(builtin_model: Path) -> None:
     config = EngineConfig(
         str(builtin_model), dtype="bfloat16", quantization="none", kv_cache_memory=64 << 20

@@ -25,7 +25,16 @@ _MAIN = "kernels.cpp"
 # GCC first: its OpenMP code runs on the runtime that torch brings along.
 _COMPILERS = ("g++", "c++", "clang++")
 # Contraction is the one liberty with rounding, and the same for every row.
-_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=fast", "-Wno-psabi")
+_FLAGS = (
+    "-O3",
+    "-std=c++17",
+    "-fPIC",
+    "-shared",
+    "-fopenmp",
+    "-pthread",
+    "-ffp-contract=fast",
+    "-Wno-psabi",
+)
 _OPENMP = re.compile(r"lib(gomp|omp|iomp5)\b.*\.so")
 _BUILD_SECONDS = 120
 # Whatever this machine's processor has.

@@ -46,6 +46,8 @@ class DecoderLayers:
         address = c_void_p
         self._run.argtypes = (address, c_int32, *([address] * 6))
         self._run.restype = None
+        # The whole step is ours but for the sampling: torch's threads are not there to share.
+        library.use_own_threads()
         self._memory = (layers, matrices)  # what the structures point to
         self._layers = (_Layer * len(layers))(
             *(

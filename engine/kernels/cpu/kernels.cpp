@@ -52,6 +52,9 @@ extern "C" void decoder_layers_bfloat16(const Layer* layers, int32_t num_layers,
     decoder_layer(layers[i], *step, x, residual, cos_sin, kv[i], *buffers);
 }
 
+// From now on loops run on our own threads.
+extern "C" void use_own_threads() { Pool::is_used() = true; }
+
 extern "C" void pack_matrix(const Matrix* matrix, const uint8_t* values, const half* scales,
                             const half* minima, int32_t num_threads) {
   if (matrix->num_bits == 4)

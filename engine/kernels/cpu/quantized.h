@@ -227,7 +227,8 @@ void multiply_with_tile(const Matrix& m, int64_t tile, const RowGroup* rows, int
   for (int row = 0; row < num_rows; row += kMostRows) {
     const int count = std::min(kMostRows, num_rows - row);
     for (int first = 0; first < kTile; first += kWide * kLanes) {
-      multiply_rows<kBits>(blocks, first, rows + int64_t(row) * num_groups, count, num_groups, results);
+      const RowGroup* these = rows + int64_t(row) * num_groups;
+      multiply_rows<kBits>(blocks, first, these, count, num_groups, results);
       for (int i = 0; i < count; i++)
         for (int j = 0; j < kWide; j++) {
           const int output = tile * kTile + first + j * kLanes;
@@ -264,7 +265,7 @@ void multiply(const Matrix& m, const In* x, int64_t num_rows, Out* out, int num_
 }
 
 // From values [outputs][groups][4 * num_bits bytes], scales and minima [outputs][groups]; of 4-bit
-// values the first 16 of a group are in the low halves of its bytes. Outputs that are not there are 0.
+// values the first 16 of a group are in the low halves of its bytes. Missing outputs become zeros.
 template <int kBits>
 void pack(const Matrix& m, const uint8_t* values, const half* scales, const half* minima,
           int num_threads) {
