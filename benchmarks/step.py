@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--kernels", default="auto", choices=["auto", "reference", "cpu"])
+    parser.add_argument("--quantization", default="auto", choices=["auto", "none", "int8", "int4"])
     parser.add_argument("--threads", type=int)
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 32])
@@ -51,9 +52,9 @@ def main() -> None:
     with torch.inference_mode():
         model = build_model(config, kernels, device)
         if args.dummy:
-            load_random_weights(model, device, dtype, lambda phase, fraction: None)
+            load_random_weights(model, device, dtype, lambda *_: None, args.quantization)
         else:
-            load_weights(model, checkpoint, device, dtype, lambda phase, fraction: None)
+            load_weights(model, checkpoint, device, dtype, lambda *_: None, args.quantization)
         print(f"{checkpoint.name}, {target.reason}, {kernels.describe()}, context {args.context}")
         print(f"{'rows':>5} {'best ms':>9} {'median ms':>10} {'tok/s':>8}")
         for num_rows in args.batch:

@@ -10,6 +10,8 @@ from typing import Literal
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 LoadFormat = Literal["auto", "dummy"]
+# "auto" keeps what the file has where the device can compute with it; "none" computes in `dtype`.
+Quantization = Literal["auto", "none", "int8", "int4"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class EngineConfig:
     device: Device = "auto"
     dtype: Dtype = "auto"
     load_format: LoadFormat = "auto"
+    quantization: Quantization = "auto"
     block_size: int = 16
     kv_cache_memory: int | None = None
     max_num_seqs: int | None = None

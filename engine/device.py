@@ -55,6 +55,8 @@ def resolve_target(config: EngineConfig) -> Target:
         dtype, dtype_why = _DTYPES[config.dtype], "asked for"
     elif device == "cuda" or _has_fast_bfloat16():
         dtype, dtype_why = torch.bfloat16, "fast here"
+    elif config.quantization in ("int8", "int4"):
+        dtype, dtype_why = torch.bfloat16, "for quantized weights"
     else:
         dtype, dtype_why = torch.float32, "this CPU has no fast bfloat16"
     name = str(dtype).removeprefix("torch.")

@@ -5,12 +5,13 @@ Knows tensors and block ids; who owns a page is the scheduler's business.
 
 from __future__ import annotations
 
-import mmap
+import math
 
 import torch
 from torch import Tensor
 
 from engine.checkpoint.model_config import ModelConfig
+from engine.memory import large_memory
 
 
 class KVCache:
@@ -54,12 +55,4 @@ def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int
 def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     if device.type != "cpu":
         return torch.zeros(shape, device=device, dtype=dtype)
-    num_bytes = dtype.itemsize
-    for size in shape:
-        num_bytes *= size
-    # Anonymous memory reads as zeros and is not committed before it is written. Private, because
-    # shared memory (mmap's default) gets no huge pages on most systems.
-    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
+    return large_memory(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)

@@ -19,8 +19,10 @@ from torch import Tensor
 from engine.attention import Span, StepLayout
 from engine.batch import Batch, RowOutput, RowStart, ScheduledRow
 from engine.checkpoint import ModelConfig, open_checkpoint
+from engine.checkpoint.grouped import GROUP_SIZE
 from engine.config import EngineConfig, SchedulerConfig
 from engine.device import Target, resolve_limits, resolve_target
+from engine.errors import EngineStartError
 from engine.kernels import select
 from engine.kernels.base import Kernels
 from engine.kv_cache import KVCache
@@ -90,13 +92,27 @@ class ModelRunner:
         checkpoint = open_checkpoint(Path(config.model_path), require_weights=not is_dummy)
         cache_dir = None if config.cache_dir is None else Path(config.cache_dir)
         kernels = select(target.device, target.dtype, cache_dir=cache_dir)
-        logger.info("%s kernels; %s", kernels.describe(), target.reason)
+        if config.quantization in ("int8", "int4") and not kernels.takes_grouped(GROUP_SIZE):
+            raise EngineStartError(
+                f"quantization {config.quantization!r} needs a CPU with AVX2, a C++ compiler and "
+                f"dtype bfloat16; here are {kernels.describe()} kernels and {target.dtype_name}"
+            )
         with torch.inference_mode():
             model = build_model(checkpoint.config, kernels, target.device)
             if is_dummy:
-                load_random_weights(model, target.device, target.dtype, on_progress)
+                load_random_weights(
+                    model, target.device, target.dtype, on_progress, config.quantization
+                )
             else:
-                load_weights(model, checkpoint, target.device, target.dtype, on_progress)
+                load_weights(
+                    model,
+                    checkpoint,
+                    target.device,
+                    target.dtype,
+                    on_progress,
+                    config.quantization,
+                )
+            logger.info("%s kernels; %s", kernels.describe(), target.reason)
             # After the weights, whose memory is no longer free now.
             limits = resolve_limits(config, checkpoint.config, target)
             info = EngineInfo(

@@ -11,12 +11,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from engine.checkpoint import Checkpoint, TensorData, dequantize
+from engine.checkpoint import Checkpoint, GroupedWeight, TensorData, dequantize, read_grouped
+from engine.checkpoint.grouped import join, quantize
+from engine.config import Quantization
 from engine.models import Model
+from engine.models.layers import WeightGroup
 
 Progress = Callable[[str, float], None]
 
 _PLAIN_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_NUM_BITS: dict[Quantization, int] = {"int8": 8, "int4": 4}
 _DUMMY_SEED = 0
 _DUMMY_STD = 0.02
 
@@ -27,22 +31,49 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype,
     on_progress: Progress,
+    quantization: Quantization = "auto",
 ) -> None:
-    """Read every weight of `model`; one that cannot be read raises CheckpointError."""
+    """Read every weight of `model`; one that cannot be read raises CheckpointError.
+
+    Matrices that may stay quantized do, as `quantization` says.
+    """
     groups = list(model.weight_groups())
     for i, group in enumerate(groups):
         on_progress("loading weights", i / len(groups))
-        parts = []
-        for name, shape in group.shapes.items():
-            data = checkpoint.tensor(name)
-            assert data.shape == shape, (name, data.shape, shape)
-            parts.append(_to_torch(data).to(dtype))
-        group.load((parts[0] if len(parts) == 1 else torch.cat(parts)).to(device))
+        tensors = [checkpoint.tensor(name) for name in group.shapes]
+        assert [data.shape for data in tensors] == list(group.shapes.values()), group.shapes
+        if not _load_grouped(group, tensors, quantization):
+            parts = [_to_torch(data).to(dtype) for data in tensors]
+            group.load((parts[0] if len(parts) == 1 else torch.cat(parts)).to(device))
     on_progress("loading weights", 1.0)
 
 
+def _load_grouped(
+    group: WeightGroup, tensors: list[TensorData], quantization: Quantization
+) -> bool:
+    """Load the group quantized, if it can be and is to be."""
+    if group.load_grouped is None or quantization == "none":
+        return False
+    parts: list[GroupedWeight] = []
+    for tensor in tensors:
+        part = read_grouped(tensor)
+        if quantization != "auto":
+            num_bits = max(_NUM_BITS[quantization], group.min_bits)
+            if part is None or part.num_bits > num_bits:
+                part = quantize(_to_torch(tensor).float().numpy(), num_bits)
+        if part is None:
+            return False
+        parts.append(part)
+    group.load_grouped(join(parts))
+    return True
+
+
 def load_random_weights(
-    model: Model, device: torch.device, dtype: torch.dtype, on_progress: Progress
+    model: Model,
+    device: torch.device,
+    dtype: torch.dtype,
+    on_progress: Progress,
+    quantization: Quantization = "auto",
 ) -> None:
     """Small normal numbers from a fixed seed, ones for norms: a model to time, not to talk to."""
     generator = torch.Generator(device).manual_seed(_DUMMY_SEED)
@@ -56,7 +87,11 @@ def load_random_weights(
         else:
             weight = torch.empty((rows, *shape[1:]), device=device, dtype=dtype)
             weight.normal_(std=_DUMMY_STD, generator=generator)
-        group.load(weight)
+        if group.load_grouped is not None and quantization in _NUM_BITS:
+            num_bits = max(_NUM_BITS[quantization], group.min_bits)
+            group.load_grouped(quantize(weight.float().numpy(), num_bits))
+        else:
+            group.load(weight)
     on_progress("making random weights", 1.0)
 
 

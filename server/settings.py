@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     load_format: Literal["auto", "dummy"] = Field(
         _ENGINE.load_format, description="'dummy': random weights of the model's shape."
     )
+    quantization: Literal["auto", "none", "int8", "int4"] = Field(
+        _ENGINE.quantization,
+        description="Weights: as the file has them, plain, or rounded to 8 or 4 bits.",
+    )
     kv_cache_memory: ByteSize | None = Field(
         None, description="Memory for the KV cache, as in 2GiB."
     )
@@ -125,6 +129,7 @@ class Settings(BaseSettings):
             device=self.device,
             dtype=self.dtype,
             load_format=self.load_format,
+            quantization=self.quantization,
             block_size=self.block_size,
             kv_cache_memory=self.kv_cache_memory,
             max_num_seqs=self.max_num_seqs,

@@ -100,9 +100,13 @@ LAYERS = {
     ),
     # Tensors.
     "engine.attention": layer("engine.batch", TENSORS),
-    "engine.kv_cache": layer("engine.checkpoint", TENSORS),
+    "engine.memory": layer(others=TENSORS),
+    "engine.kv_cache": layer("engine.memory engine.checkpoint", TENSORS),
     "engine.device": layer(f"{CONTRACTS} engine.kv_cache engine.checkpoint", TENSORS),
-    "engine.kernels": layer("engine.attention engine.checkpoint.cache", f"{TENSORS} triton"),
+    "engine.kernels": layer(
+        "engine.attention engine.memory engine.checkpoint.cache engine.checkpoint.grouped",
+        f"{TENSORS} triton",
+    ),
     "engine.sampler": layer("engine.request engine.batch", TENSORS),
     "engine.models": layer(
         "engine.errors engine.attention engine.kernels engine.kv_cache engine.checkpoint", TENSORS

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engine.attention import Span, StepLayout
 from engine.checkpoint import open_checkpoint
+from engine.config import Quantization
 from engine.kernels import select
 from engine.kv_cache import KVCache
 from engine.models import build_model
@@ -96,13 +97,14 @@ class BareEngine:
         max_model_len: int = 640,
         block_size: int = 16,
         dtype: torch.dtype = torch.float32,
+        quantization: Quantization = "auto",
     ) -> None:
         checkpoint = open_checkpoint(path)
         self.config = checkpoint.config
         self.block_size = block_size
         self.kernels = select(CPU, dtype)
         self.model = build_model(self.config, self.kernels, CPU)
-        load_weights(self.model, checkpoint, CPU, dtype, lambda phase, fraction: None)
+        load_weights(self.model, checkpoint, CPU, dtype, lambda *_: None, quantization)
         max_blocks = -(-max_model_len // block_size)
         num_blocks = num_rows * max_blocks
         self.kv_cache = KVCache(self.config, num_blocks, block_size, CPU, dtype)

@@ -3,9 +3,10 @@
 from engine.checkpoint.builtin import BUILTIN_MODEL
 from engine.checkpoint.cache import default_cache_dir
 from engine.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from engine.checkpoint.grouped import GroupedWeight
 from engine.checkpoint.inventory import CachedModel, cached_models
 from engine.checkpoint.model_config import ModelConfig, RopeScaling
-from engine.checkpoint.quantization import dequantize
+from engine.checkpoint.quantization import dequantize, read_grouped
 from engine.checkpoint.resolve import resolve_model
 from engine.checkpoint.tensor_data import TensorData
 from engine.checkpoint.tensor_shapes import tensor_shapes
@@ -15,6 +16,7 @@ __all__ = [
     "BUILTIN_MODEL",
     "CachedModel",
     "Checkpoint",
+    "GroupedWeight",
     "ModelConfig",
     "RopeScaling",
     "TensorData",
@@ -23,6 +25,7 @@ __all__ = [
     "default_cache_dir",
     "dequantize",
     "open_checkpoint",
+    "read_grouped",
     "resolve_model",
     "tensor_shapes",
 ]

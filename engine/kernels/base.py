@@ -6,14 +6,48 @@ the set's device. Knows nothing of requests or models.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from engine.attention import AttentionPlan, StepLayout
+from engine.checkpoint.grouped import GroupedWeight
 
 Linear = Callable[[Tensor], Tensor]
+# Token ids [num_tokens] -> their rows of a table [num_tokens, width].
+Embedding = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerParts:
+    """The weights of a decoder layer of Llama's structure; the norms of heads may be missing."""
+
+    attention_norm: Tensor
+    qkv: Linear
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    output: Linear
+    mlp_norm: Tensor
+    gate_up: Linear
+    down: Linear
+    eps: float
+
+
+class FusedLayers(Protocol):
+    """All decoder layers of a step, one after the other."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        residual: Tensor,
+        cos_sin: Tensor,
+        kv: Sequence[Tensor],
+        plan: AttentionPlan,
+    ) -> tuple[Tensor, Tensor]:
+        """x and residual as layers hand them on; both inputs may be overwritten."""
 
 
 class Kernels(Protocol):
@@ -24,13 +58,28 @@ class Kernels(Protocol):
     """
 
     def describe(self) -> str:
-        """Which kernels these are and why, for the log."""
+        """Which kernels these are and why, and what multiplies the weights packed so far."""
 
-    def pack_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+    def takes_grouped(self, num_inputs: int) -> bool:
+        """Whether weights with rows of this many numbers may stay quantized."""
+
+    def pack_linear(
+        self,
+        weight: Tensor | GroupedWeight,
+        bias: Tensor | None,
+        output_dtype: torch.dtype | None = None,
+    ) -> Linear:
         """Take over `weight` [out, in] in this device's best form; the result is x W^T + b.
 
-        `weight` must not be written to afterwards.
+        `output_dtype` None is that of x. `weight` must not be written to afterwards. Its rows'
+        results are the same bits whatever other rows x has, on the CPU.
         """
+
+    def pack_embedding(self, weight: Tensor | GroupedWeight) -> Embedding:
+        """Take over a table [num_rows, width]; it may be the one given to `pack_linear` too."""
+
+    def fuse(self, layers: Sequence[LayerParts]) -> FusedLayers | None:
+        """The layers as one operation with the same results, where there is a faster one."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x / rms(x) * weight over the last dimension (Zhang and Sennrich, 2019)."""

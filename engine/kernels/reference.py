@@ -6,14 +6,17 @@ however its prompt was cut into chunks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from engine.attention import AttentionPlan, StepLayout
+from engine.checkpoint.grouped import GroupedWeight
 from engine.kernels import paged
-from engine.kernels.base import Linear
-from engine.kernels.linear import PackedLinear
+from engine.kernels.base import Embedding, FusedLayers, LayerParts, Linear
+from engine.kernels.linear import PackedLinear, Table
 
 
 class ReferenceKernels:
@@ -28,8 +31,24 @@ class ReferenceKernels:
     def describe(self) -> str:
         return f"plain torch ({self.reason})" if self.reason else "plain torch"
 
-    def pack_linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
-        return PackedLinear(weight, bias)
+    def takes_grouped(self, num_inputs: int) -> bool:
+        return False
+
+    def pack_linear(
+        self,
+        weight: Tensor | GroupedWeight,
+        bias: Tensor | None = None,
+        output_dtype: torch.dtype | None = None,
+    ) -> Linear:
+        assert isinstance(weight, Tensor), "see takes_grouped"
+        return PackedLinear(weight, bias, output_dtype)
+
+    def pack_embedding(self, weight: Tensor | GroupedWeight) -> Embedding:
+        assert isinstance(weight, Tensor), "see takes_grouped"
+        return Table(weight)
+
+    def fuse(self, layers: Sequence[LayerParts]) -> FusedLayers | None:
+        return None
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), weight, eps)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.checkpoint import GroupedWeight
 from engine.checkpoint.model_config import ModelConfig, RopeScaling
 from engine.kernels.base import Kernels, Linear
 
@@ -17,11 +18,15 @@ from engine.kernels.base import Kernels, Linear
 class WeightGroup:
     """Tensors of a checkpoint that become one weight: joined along the first dimension.
 
-    `shapes` maps their names to their shapes, in order; `load` takes the joined tensor over.
+    `shapes` maps their names to their shapes, in order; `load` takes the joined tensor over. Where
+    `load_grouped` is there, it is called instead with weights that are to stay quantized; they are
+    not rounded to fewer than `min_bits`.
     """
 
     shapes: dict[str, tuple[int, ...]]
     load: Callable[[Tensor], None]
+    load_grouped: Callable[[GroupedWeight], None] | None = None
+    min_bits: int = 4
 
 
 class RMSNorm:
@@ -58,12 +63,18 @@ class Projection:
     matrix: Linear
 
     def __init__(
-        self, kernels: Kernels, outputs: dict[str, int], input_size: int, bias: bool = False
+        self,
+        kernels: Kernels,
+        outputs: dict[str, int],
+        input_size: int,
+        bias: bool = False,
+        output_dtype: torch.dtype | None = None,
     ) -> None:
         self.kernels = kernels
         self.outputs = outputs
         self.input_size = input_size
         self.has_bias = bias
+        self.output_dtype = output_dtype
         self.bias: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -77,13 +88,14 @@ class Projection:
             yield WeightGroup(biases, self._load_bias)
         weights: dict[str, tuple[int, ...]]
         weights = {f"{name}.weight": (size, self.input_size) for name, size in self.outputs.items()}
-        yield WeightGroup(weights, self.load_weight)
+        grouped = self.load_weight if self.kernels.takes_grouped(self.input_size) else None
+        yield WeightGroup(weights, self.load_weight, grouped)
 
     def _load_bias(self, bias: Tensor) -> None:
         self.bias = bias
 
-    def load_weight(self, weight: Tensor) -> None:
-        self.matrix = self.kernels.pack_linear(weight, self.bias)
+    def load_weight(self, weight: Tensor | GroupedWeight) -> None:
+        self.matrix = self.kernels.pack_linear(weight, self.bias, self.output_dtype)
 
 
 class Rotary:

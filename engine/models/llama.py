@@ -7,56 +7,82 @@ and a norm on each query and key head (`qk_norm`, Qwen3). Knows no requests and 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from engine.attention import AttentionPlan
+from engine.checkpoint import GroupedWeight
 from engine.checkpoint.model_config import ModelConfig
-from engine.kernels.base import Kernels
+from engine.kernels.base import Embedding, FusedLayers, Kernels, LayerParts
 from engine.kv_cache import KVCache
 from engine.models.layers import Projection, RMSNorm, Rotary, WeightGroup
+
+# Rounding the vocabulary to 4 bits costs more quality than all other matrices together.
+_VOCABULARY_BITS = 8
 
 
 class Llama:
     """Load every one of `weight_groups()` before the first `forward`."""
 
-    embedding: Tensor  # [vocab_size, hidden_size]
+    embedding: Embedding
 
     def __init__(self, config: ModelConfig, kernels: Kernels, device: torch.device) -> None:
         self.config = config
+        self.kernels = kernels
         self.rotary = Rotary(config, device)
         self.layers = [DecoderLayer(config, kernels, i) for i in range(config.num_layers)]
         self.norm = RMSNorm(kernels, "model.norm", config.hidden_size, config.rms_norm_eps)
-        self.lm_head = Projection(kernels, {"lm_head": config.vocab_size}, config.hidden_size)
+        self.lm_head = Projection(
+            kernels,
+            {"lm_head": config.vocab_size},
+            config.hidden_size,
+            output_dtype=torch.float32,
+        )
 
     def forward(self, token_ids: Tensor, plan: AttentionPlan, kv_cache: KVCache) -> Tensor:
         """token_ids [num_tokens] -> hidden states after the last norm [num_tokens, hidden_size]"""
         cos_sin = self.rotary(plan.positions)  # [num_tokens, 2, head_dim]
-        x = F.embedding(token_ids, self.embedding)
+        x = self.embedding(token_ids)
         residual = torch.zeros_like(x)
+        if self._fused is not None:
+            x, residual = self._fused(x, residual, cos_sin, kv_cache.layers, plan)
+            return self.norm.add(x, residual)[0]
         for layer, kv in zip(self.layers, kv_cache.layers, strict=True):
             x, residual = layer(x, residual, cos_sin, kv, plan)
         x, _ = self.norm.add(x, residual)
         return x
 
+    @cached_property
+    def _fused(self) -> FusedLayers | None:
+        """Known once the weights are there."""
+        return self.kernels.fuse([layer.parts() for layer in self.layers])
+
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """[num_rows, hidden_size] -> float32 [num_rows, vocab_size]"""
-        return self.lm_head(hidden).float()
+        return self.lm_head(hidden)
 
     def weight_groups(self) -> Iterator[WeightGroup]:
         """What to read from a checkpoint, by Hugging Face names, in the order of use."""
         vocabulary: tuple[int, ...] = (self.config.vocab_size, self.config.hidden_size)
-        yield WeightGroup({"model.embed_tokens.weight": vocabulary}, self._load_embedding)
+        load = self._load_embedding
+        yield WeightGroup(
+            {"model.embed_tokens.weight": vocabulary},
+            load,
+            load if self.kernels.takes_grouped(self.config.hidden_size) else None,
+            _VOCABULARY_BITS,
+        )
         for layer in self.layers:
             yield from layer.weight_groups()
         yield from self.norm.weight_groups()
         if not self.config.tie_word_embeddings:
-            yield from self.lm_head.weight_groups()
+            for group in self.lm_head.weight_groups():
+                yield replace(group, min_bits=_VOCABULARY_BITS)
 
-    def _load_embedding(self, weight: Tensor) -> None:
-        self.embedding = weight
+    def _load_embedding(self, weight: Tensor | GroupedWeight) -> None:
+        self.embedding = self.kernels.pack_embedding(weight)
         if self.config.tie_word_embeddings:
             self.lm_head.load_weight(weight)
 
@@ -84,6 +110,21 @@ class DecoderLayer:
         x, residual = self.mlp_norm.add(x, residual)
         x = self.down(self.kernels.silu_mul(self.gate_up(x)))
         return x, residual
+
+    def parts(self) -> LayerParts:
+        """The weights, for kernels that run a whole layer. It must do what `__call__` does."""
+        has_norms = self.attention.config.qk_norm
+        return LayerParts(
+            attention_norm=self.attention_norm.weight,
+            qkv=self.attention.qkv.matrix,
+            q_norm=self.attention.q_norm.weight if has_norms else None,
+            k_norm=self.attention.k_norm.weight if has_norms else None,
+            output=self.attention.output.matrix,
+            mlp_norm=self.mlp_norm.weight,
+            gate_up=self.gate_up.matrix,
+            down=self.down.matrix,
+            eps=self.mlp_norm.eps,
+        )
 
     def weight_groups(self) -> Iterator[WeightGroup]:
         yield from self.attention_norm.weight_groups()

@@ -24,6 +24,11 @@ def test_target_as_asked_for() -> None:
     assert (target.device.type, target.dtype_name, target.num_threads) == ("cpu", "bfloat16", 3)
 
 
+def test_rounded_weights_are_multiplied_in_bfloat16() -> None:
+    target = resolve_target(EngineConfig("m", device="cpu", quantization="int8"))
+    assert target.dtype_name == "bfloat16"
+
+
 def test_target_auto() -> None:
     target = resolve_target(EngineConfig("m"))
     assert target.device.type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -21,6 +21,9 @@ def test_defaults() -> None:
     assert (settings.model, settings.host, settings.port) == (BUILTIN_MODEL, "127.0.0.1", 8000)
     config = settings.engine_config(Path("x"))
     assert (config.model_path, config.kv_cache_memory, config.block_size) == ("x", None, 16)
+    assert config.quantization == "auto"
+    rounded = load_settings({"quantization": "int8"}).engine_config(Path("x"))
+    assert rounded.quantization == "int8"
 
 
 def test_order_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,24 +25,38 @@ _MAIN = "kernels.cpp"
 # GCC first: its OpenMP code runs on the runtime that torch brings along.
 _COMPILERS = ("g++", "c++", "clang++")
 # Contraction is the one liberty with rounding, and the same for every row.
-_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=fast", "-Wno-psabi")
+_FLAGS = (
+    "-O3",
+    "-std=c++17",
+    "-fPIC",
+    "-shared",
+    "-fopenmp",
+    "-pthread",
+    "-ffp-contract=fast",
+    "-Wno-psabi",
+)
 _OPENMP = re.compile(r"lib(gomp|omp|iomp5)\b.*\.so")
 _BUILD_SECONDS = 120
+# Whatever this machine's processor has.
+NATIVE = "native"
 
 
 class BuildError(Exception):
     """There are no compiled kernels; the message says why in a few words."""
 
 
-def load_library(cache_dir: Path) -> ctypes.CDLL:
-    """The compiled kernels, built if the cache has none for this source, compiler and CPU."""
+def load_library(cache_dir: Path, instruction_set: str = NATIVE) -> ctypes.CDLL:
+    """The compiled kernels, built if the cache has none for this source, compiler and CPU.
+
+    `instruction_set` is one that the compiler knows by name.
+    """
     compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
         raise BuildError("no C++ compiler")
     runtimes = openmp_runtimes()
     if not runtimes:
         raise BuildError("torch's OpenMP runtime was not found")
-    command = [compiler, *_FLAGS, _native_flag(), "-Wl,--as-needed", runtimes[0]]
+    command = [compiler, *_FLAGS, _machine_flag(instruction_set), "-Wl,--as-needed", runtimes[0]]
     path = cache_dir / "kernels" / f"{_key(command)}.so"
     try:
         if not path.exists():
@@ -65,8 +79,9 @@ def openmp_runtimes() -> list[str]:
     return [path for path in paths if _OPENMP.match(Path(path).name)]
 
 
-def _native_flag() -> str:
-    return "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
+def _machine_flag(instruction_set: str) -> str:
+    option = "mcpu" if platform.machine() in ("aarch64", "arm64") else "march"
+    return f"-{option}={instruction_set}"
 
 
 def _key(command: list[str]) -> str:

@@ -7,18 +7,22 @@ until the next call of their kind have one buffer.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p, pointer
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from engine.attention import AttentionPlan, StepLayout
-from engine.kernels.base import Linear
-from engine.kernels.cpu.build import load_library
-from engine.kernels.linear import PackedLinear
+from engine.checkpoint.grouped import GROUP_SIZE, GroupedWeight
+from engine.kernels.base import Embedding, FusedLayers, LayerParts, Linear
+from engine.kernels.cpu.build import NATIVE, load_library
+from engine.kernels.cpu.decoder import DecoderLayers
+from engine.kernels.cpu.quantized import GroupedTable, QuantizedLinear, QuantizedProducts
+from engine.kernels.linear import PackedLinear, Table
 
 # Query rows that are attended together, so that each key and value is unpacked once for all.
 _TILE_ROWS = 48
@@ -55,10 +59,13 @@ class CpuPlan(AttentionPlan):
 class CpuKernels:
     """See `Kernels` for the contract of each method."""
 
-    def __init__(self, dtype: torch.dtype, cache_dir: Path) -> None:
-        """Raises BuildError."""
-        library = load_library(cache_dir)
+    def __init__(self, dtype: torch.dtype, cache_dir: Path, instruction_set: str = NATIVE) -> None:
+        """`instruction_set` as the compiler's -march= has it. Raises BuildError."""
+        library = load_library(cache_dir, instruction_set)
         self.dtype = dtype
+        self._library = library
+        self.products = QuantizedProducts(library)
+        self._packed: set[str] = set()
         self._num_threads = torch.get_num_threads()
         self._gated = torch.empty(0, dtype=dtype)
         library.instruction_set.restype = c_char_p
@@ -80,10 +87,35 @@ class CpuKernels:
         self._attention = function("paged_attention", step, address, c_int64, address, address)
 
     def describe(self) -> str:
-        return f"C++ ({self._instruction_set})"
+        return ", ".join((f"C++ ({self._instruction_set})", *sorted(self._packed)))
 
-    def pack_linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
-        return PackedLinear(weight, bias)
+    def takes_grouped(self, num_inputs: int) -> bool:
+        can_multiply = self.dtype == torch.bfloat16 and bool(self.products.instructions)
+        return can_multiply and num_inputs % GROUP_SIZE == 0
+
+    def pack_linear(
+        self,
+        weight: Tensor | GroupedWeight,
+        bias: Tensor | None = None,
+        output_dtype: torch.dtype | None = None,
+    ) -> Linear:
+        if isinstance(weight, GroupedWeight):
+            self._packed.add(f"{weight.num_bits}-bit weights ({self.products.instructions})")
+            return self.products.pack(weight, bias, output_dtype or self.dtype)
+        name = str(weight.dtype).removeprefix("torch.")
+        self._packed.add(f"{name} weights (oneDNN)")
+        return PackedLinear(weight, bias, output_dtype)
+
+    def pack_embedding(self, weight: Tensor | GroupedWeight) -> Embedding:
+        return Table(weight) if isinstance(weight, Tensor) else GroupedTable(weight, self.dtype)
+
+    def fuse(self, layers: Sequence[LayerParts]) -> FusedLayers | None:
+        matrices = [(parts.qkv, parts.output, parts.gate_up, parts.down) for parts in layers]
+        if not all(isinstance(matrix, QuantizedLinear) for four in matrices for matrix in four):
+            return None
+        return DecoderLayers(
+            self._library, layers, cast(Sequence[Sequence[QuantizedLinear]], matrices)
+        )
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x = x.contiguous()

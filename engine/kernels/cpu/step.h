@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "pool.h"
+
 extern "C" {
 
 // The tokens `first_token`.. of the step, positions `start`.. of the sequence in row `row`.
@@ -23,18 +25,6 @@ struct Step {
 }
 
 namespace {
-
-// body(0) to body(count - 1), in any order. The threads take `share` of them in turn, 0: once.
-template <class Body>
-void parallel(int64_t count, int num_threads, const Body& body, int64_t share = 0) {
-  if (num_threads <= 1 || count <= 1) {
-    for (int64_t i = 0; i < count; i++) body(i);
-    return;
-  }
-  if (share == 0) share = (count + num_threads - 1) / num_threads;
-#pragma omp parallel for schedule(static, share) num_threads(num_threads)
-  for (int64_t i = 0; i < count; i++) body(i);
-}
 
 // One layer's pages, [num_blocks, 2, kv_heads, block_size, head_dim], as one KV head of one row
 // sees them.

@@ -11,7 +11,7 @@
 #include <type_traits>
 #include <utility>
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -32,6 +32,9 @@ typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
 
 struct bf16 {
+  uint16_t bits;
+};
+struct half {
   uint16_t bits;
 };
 
@@ -63,6 +66,19 @@ inline Words widen(const bf16* from) {
 
 inline Vec read(const bf16* from) { return (Vec)(widen(from) << 16); }
 
+// Infinity and NaN become large numbers where the processor has no instruction for it.
+inline Vec read(const half* from) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_cvtph_ps(load<__m256i>(from));
+#elif defined(__F16C__)
+  return (Vec)_mm256_cvtph_ps(load<__m128i>(from));
+#else
+  const Words bits = widen((const bf16*)from);
+  const Vec magnitude = (Vec)((bits & 0x7fff) << 13) * 0x1p112f;  // the exponents' biases differ
+  return (Vec)((Words)magnitude | (bits & 0x8000) << 16);
+#endif
+}
+
 inline void write(float* to, Vec v) { store(to, v); }
 
 inline void write(bf16* to, Vec v) {
@@ -93,9 +109,19 @@ inline void write(T* to, Vec v, int count) {
   memcpy(to, part, count * sizeof(T));
 }
 
+// The lowest byte of each lane.
+inline void write_bytes(int8_t* to, Ints v) {
+#if defined(__AVX512F__)
+  store(to, _mm512_cvtepi32_epi8((__m512i)v));
+#else
+  for (int i = 0; i < kLanes; i++) to[i] = v[i];
+#endif
+}
+
 // Lanes are added in pairs of halves, always in the same order.
-inline float sum(Vec v) {
-  float lanes[kLanes];
+template <class V>
+inline auto sum(V v) {
+  std::decay_t<decltype(v[0])> lanes[kLanes];
   store(lanes, v);
   for (int half = kLanes / 2; half > 0; half /= 2)
     for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];

@@ -6,25 +6,38 @@ import pytest
 from gguf.quants import dequantize as oracle
 from gguf.quants import quantize
 
-from engine.checkpoint import TensorData, dequantize
+from engine.checkpoint import TensorData, dequantize, read_grouped
+from engine.checkpoint.grouped import join
+from engine.checkpoint.grouped import quantize as quantize_grouped
 from engine.checkpoint.tensor_data import BLOCK_LAYOUTS, num_bytes, to_half_rotated
 from engine.errors import CheckpointError
 
+# Where the float16 factors of a block lie, in 16-bit words. The package writes no K-quants.
+K_FACTORS = {"Q4_K": [0, 1], "Q5_K": [0, 1], "Q6_K": [104]}
+
 
 def make_tensor(dtype: str, shape: tuple[int, ...]) -> TensorData:
-    numbers = np.random.default_rng(1).normal(0, 3, shape).astype(np.float32)
-    data = quantize(numbers, gguf.GGMLQuantizationType[dtype])
+    generator = np.random.default_rng(1)
+    if dtype in K_FACTORS:
+        layout = BLOCK_LAYOUTS[dtype]
+        num_blocks = shape[0] * shape[1] // layout.block_size
+        data = generator.integers(0, 256, (num_blocks, layout.block_bytes), np.uint8)
+        factors = generator.uniform(1e-4, 1e-2, (num_blocks, len(K_FACTORS[dtype])))
+        data.view(np.uint16)[:, K_FACTORS[dtype]] = factors.astype(np.float16).view(np.uint16)
+    else:
+        numbers = generator.normal(0, 3, shape).astype(np.float32)
+        data = quantize(numbers, gguf.GGMLQuantizationType[dtype])
     return TensorData(dtype, shape, data.reshape(-1).view(np.uint8))
 
 
 @pytest.mark.parametrize("dtype", BLOCK_LAYOUTS)
 def test_dequantize_equals_the_gguf_package(dtype: str) -> None:
-    tensor = make_tensor(dtype, (6, 96))
+    tensor = make_tensor(dtype, (6, 256))
     kind = gguf.GGMLQuantizationType[dtype]
     plain = {"F32": np.float32, "F16": np.float16}.get(dtype, np.uint8)
     expected = oracle(tensor.data.view(plain).reshape(6, -1), kind)
     result = dequantize(tensor)
-    assert result.shape == (6, 96)
+    assert result.shape == (6, 256)
     assert result.dtype == np.float32
     assert result.flags.writeable
     np.testing.assert_array_equal(result, expected)
@@ -35,7 +48,7 @@ def test_block_layouts_equal_the_gguf_package(dtype: str) -> None:
     sizes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[dtype]]
     layout = BLOCK_LAYOUTS[dtype]
     assert (layout.block_size, layout.block_bytes) == sizes
-    assert num_bytes(dtype, (6, 96)) == len(make_tensor(dtype, (6, 96)).data)
+    assert num_bytes(dtype, (6, 256)) == len(make_tensor(dtype, (6, 256)).data)
 
 
 @pytest.mark.parametrize("dtype", BLOCK_LAYOUTS)
@@ -47,8 +60,8 @@ def test_any_bytes_dequantize_without_a_warning(dtype: str) -> None:
 
 
 def test_unsupported_dtype_is_named() -> None:
-    with pytest.raises(CheckpointError, match=r"Q4_K.*supported are F32, F16, BF16, Q8_0"):
-        dequantize(TensorData("Q4_K", (1, 256), np.zeros(144, np.uint8)))
+    with pytest.raises(CheckpointError, match=r"Q3_K.*supported are F32, F16, BF16, Q8_0"):
+        dequantize(TensorData("Q3_K", (1, 256), np.zeros(110, np.uint8)))
 
 
 @pytest.mark.parametrize("dtype", ["F32", "BF16", "Q4_1", "Q8_0"])
@@ -61,3 +74,55 @@ def test_rows_go_back_to_half_rotated_order(dtype: str) -> None:
     expected = rows[order + [8 + row for row in order]]
     np.testing.assert_array_equal(dequantize(result), expected)
     assert not result.data.flags.writeable
+
+
+# How far from the file's numbers, relative to the largest of them.
+GROUPED_ERRORS = {"Q4_0": 0, "Q4_1": 0, "Q8_0": 0, "Q4_K": 5e-4, "Q5_K": 5e-4, "Q6_K": 5e-3}
+
+
+@pytest.mark.parametrize("dtype", GROUPED_ERRORS)
+def test_quantized_weights_stay_what_they_are(dtype: str) -> None:
+    tensor = make_tensor(dtype, (6, 512))
+    expected = dequantize(tensor)
+    grouped = read_grouped(tensor)
+    assert grouped is not None
+    assert grouped.num_bits == (4 if dtype.startswith("Q4") else 8)
+    assert grouped.shape == (6, 512)
+    np.testing.assert_allclose(
+        grouped.dequantize(), expected, rtol=0, atol=GROUPED_ERRORS[dtype] * abs(expected).max()
+    )
+    np.testing.assert_array_equal(grouped.widen().dequantize(), grouped.dequantize())
+
+
+def test_plain_numbers_are_not_grouped() -> None:
+    for dtype in ("F32", "F16", "BF16"):
+        assert read_grouped(make_tensor(dtype, (2, 64))) is None
+
+
+def test_matrices_of_different_types_are_joined() -> None:
+    tensors = [make_tensor(dtype, (4, 256)) for dtype in ("Q4_K", "Q6_K", "Q4_1")]
+    parts = [part for part in map(read_grouped, tensors) if part is not None]
+    joined = join(parts)
+    assert joined.num_bits == 8
+    assert joined.shape == (12, 256)
+    expected = np.concatenate([part.dequantize() for part in parts])
+    np.testing.assert_array_equal(joined.dequantize(), expected)
+    assert join(parts[:1]) is parts[0]
+    assert join([parts[0], parts[2]]).num_bits == 4
+
+
+@pytest.mark.parametrize("num_bits", [4, 8])
+def test_rounding_is_to_the_nearest_value(num_bits: int) -> None:
+    numbers = np.random.default_rng(2).normal(0, 0.02, (300, 96)).astype(np.float32)
+    numbers[0] = 0
+    numbers[1] = 0.5
+    numbers[2, :32] = 1e-7
+    grouped = quantize_grouped(numbers, num_bits)
+    groups = numbers.reshape(300, 3, 32)
+    steps = (groups.max(-1) - groups.min(-1)) / ((1 << num_bits) - 1)
+    error = np.abs(grouped.dequantize() - numbers).reshape(300, 3, 32)
+    if num_bits == 8:
+        assert (error.max(-1) <= 0.51 * steps + 1e-7).all()
+    plain = np.square(steps).mean() / 12  # of rounding to equal steps over the whole range
+    assert np.square(error).mean() < (1.05 if num_bits == 8 else 0.9) * plain
+    np.testing.assert_array_equal(grouped.dequantize()[:2], numbers[:2])
