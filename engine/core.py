@@ -49,7 +49,8 @@ class EngineCore:
             batch = self.scheduler.schedule()
             if not batch.rows:
                 break
-            self._launched.append((batch, self._runner.launch(batch), time.monotonic()))
+            started = time.monotonic()  # a launch may do all the work
+            self._launched.append((batch, self._runner.launch(batch), started))
         if not self._launched:
             return []
         batch, handle, started = self._launched.popleft()

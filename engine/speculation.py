@@ -28,7 +28,8 @@ class Speculation:
     def plan(self, counts: dict[Sequence, int], num_running: int) -> dict[Sequence, list[int]]:
         """Guesses for sequences of the step that decode, as far as they are likely to pay.
 
-        Takes pages for them, but none that one of the `num_running` sequences may need.
+        Takes pages for them, but none that one of the `num_running` sequences may need. Beside
+        prompts there are half as many guesses as prompt tokens: somebody waits for these.
         """
         drafts: dict[Sequence, list[int]] = {}
         num_tokens = sum(counts.values())
@@ -36,14 +37,17 @@ class Speculation:
         min_chance = num_tokens / (num_tokens + self._config.step_overhead)
         if self._config.max_drafts == 0 or min_chance > _MAX_CHANCE:
             return drafts
+        left = self._config.max_num_batched_tokens - num_tokens
+        num_prompt = sum(count for count in counts.values() if count > 1)
+        left = min(left, num_prompt // 2) if num_prompt else left
         for sequence, count in counts.items():
             if count == 1 and sequence.allows_drafts and self._decodes(sequence):
-                room = min(self._room(sequence), self._config.max_num_batched_tokens - num_tokens)
+                room = min(self._room(sequence), left)
                 guesses = sequence.draft(room, min_chance) if room > 0 else []
                 guesses = guesses[: self._take_pages(sequence, len(guesses), num_running)]
                 if guesses:
                     drafts[sequence] = guesses
-                    num_tokens += len(guesses)
+                    left -= len(guesses)
         self.num_drafts += sum(map(len, drafts.values()))
         return drafts
 

@@ -8,6 +8,7 @@ import pytest
 from fake_runner import FakeHandle, FakeRunner
 
 from engine import calibration
+from engine import core as core_module
 from engine.batch import Batch, ScheduledRow
 from engine.calibration import calibrate
 from engine.config import SchedulerConfig
@@ -116,6 +117,24 @@ def test_what_a_step_costs_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert limits.step_overhead == pytest.approx(10.0)
     assert limits.prompt_budget == pytest.approx((0.05 - 0.011) / 0.0005, abs=1)
     assert calibrate(clock, replace(CONFIG, target_step_seconds=None)).step_overhead == 6.0
+
+
+def test_the_core_tells_how_long_its_steps_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a launch returns when all is done, as on the CPU."""
+    clock = Clock()
+    monkeypatch.setattr(core_module.time, "monotonic", lambda: clock.now)
+    core = EngineCore(clock, replace(CONFIG, prompt_budget=100))
+    core.add(Request("short", [1, 2, 3], SamplingParams(max_tokens=90)))
+    core.step()
+    core.add(Request("long", [i % 90 for i in range(700)], SamplingParams(max_tokens=2)))
+    before, times = clock.now, []
+    while core.has_work:
+        core.step()
+        times.append(clock.now - before)
+        before = clock.now
+    # 10 ms and 1 ms for each token: 100 at first, then half as many.
+    assert times[0] > 0.1
+    assert max(times[3:]) < 0.06
 
 
 def test_a_tiny_engine_is_calibrated_too() -> None:

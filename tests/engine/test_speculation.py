@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from fake_runner import FakeRunner, expected_tokens
 
+from engine.batch import ScheduledRow
 from engine.config import SchedulerConfig
 from engine.core import EngineCore
 from engine.drafts import Drafter, allows_drafts
@@ -126,6 +127,29 @@ def test_outputs_are_the_same_in_fewer_steps(max_launches: int, num_blocks: int)
 def test_nothing_is_guessed_where_steps_have_no_overhead() -> None:
     core, _ = run([request("a", REPEATS)], replace(CONFIG, step_overhead=0.0))
     assert core.stats().num_drafts == 0
+
+
+def test_beside_a_prompt_no_more_is_guessed_than_half_of_it() -> None:
+    runner = FakeRunner(CONFIG.num_blocks, CONFIG.block_size, CONFIG.max_num_seqs)
+    config = replace(CONFIG, target_step_seconds=1e-9, prompt_budget=5)
+    core = EngineCore(runner, config)
+    for i in range(4):
+        core.add(replace(request(f"{i}", REPEATS), prompt_token_ids=[5, 6, 7, i]))
+    for _ in range(14):
+        core.step()
+    core.add(Request("long", list(range(60)), SamplingParams(max_tokens=1)))
+    while core.has_work:
+        core.step()
+    beside = [batch for batch in runner.batches if any(is_prompt(row) for row in batch.rows)]
+    for batch in beside[1:]:
+        num_prompt = sum(row.num_tokens for row in batch.rows if is_prompt(row))
+        assert 2 * sum(row.num_drafts for row in batch.rows) <= num_prompt
+    assert sum(row.num_drafts for batch in beside for row in batch.rows) > 0
+    assert max(sum(row.num_drafts for row in batch.rows) for batch in runner.batches) > 5
+
+
+def is_prompt(row: ScheduledRow) -> bool:
+    return row.num_tokens - row.num_drafts > 1
 
 
 def test_no_more_is_guessed_than_may_come() -> None:
