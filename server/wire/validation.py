@@ -163,7 +163,8 @@ def _finding(error: ErrorDetails) -> ApiError:
         why = f"expected {context['expected']}"
         return bad_request(param, "invalid_value", f"Invalid '{param}': {why}.")
     if kind == "extra_forbidden":
-        return bad_request(param, "unknown_parameter", f"Unknown parameter: '{param}'.")
+        why = "there is no such parameter"
+        return bad_request(param, "unknown_parameter", f"Invalid '{param}': {why}.")
     return bad_request(param, "invalid_value", f"Invalid '{param}'.")
 
 
