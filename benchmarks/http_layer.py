@@ -29,7 +29,8 @@ from uvicorn.loops.auto import auto_loop_factory
 from engine import EngineClient, EngineConfig, TokenizerData
 from server.api_keys import ApiKeys
 from server.app import create_app
-from server.listen import HttpServer, bind, socket_url
+from server.http_server import HttpServer
+from server.listen import bind, socket_url
 from server.settings import Settings
 from server.tokenizer.tokenizer import VocabularyTokenizer
 

@@ -1,26 +1,11 @@
-"""The listening socket and uvicorn around the application: limits, shutdown, signals."""
+"""The address that the server listens on. Imports nothing that takes long."""
 
 from __future__ import annotations
 
 import ipaddress
-import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from types import FrameType
-from typing import cast
-
-import uvicorn
-from starlette.types import ASGIApp
 
 from engine import OctavoError
-from server.protocol import HttpProtocol
-from server.wire.limits import (
-    DRAIN_SECONDS,
-    HTTP_KEEP_ALIVE_SECONDS,
-    RECEIVE_DEADLINE_SECONDS,
-)
 
 
 class ListenError(OctavoError):
@@ -58,56 +43,3 @@ def socket_url(sock: socket.socket) -> str:
 def is_loopback(sock: socket.socket) -> bool:
     """Whether only this machine can reach it."""
     return ipaddress.ip_address(sock.getsockname()[0]).is_loopback
-
-
-class HttpServer(uvicorn.Server):
-    """Ends gracefully on the first signal and at once on the second; remembers which came."""
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        on_ready: Callable[[], None],
-        log_level: str,
-        *,
-        receive_deadline: float = RECEIVE_DEADLINE_SECONDS,
-    ) -> None:
-        protocol = partial(HttpProtocol, receive_deadline=receive_deadline)
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=cast("type[HttpProtocol]", protocol),  # called, and nothing else
-                log_level="info" if log_level == "debug" else "warning",
-                log_config=None,
-                access_log=log_level == "debug",
-                server_header=False,
-                ws="none",
-                lifespan="off",
-                timeout_keep_alive=HTTP_KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=DRAIN_SECONDS,
-            )
-        )
-        self._on_ready = on_ready
-        self.signal_received: signal.Signals | None = None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        try:
-            await super().startup(sockets)
-        except OSError as exc:
-            raise ListenError(f"cannot listen: {exc.strerror}. Choose another --port.") from None
-        self._on_ready()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.signal_received = signal.Signals(sig)
-        self.force_exit = self.should_exit
-        self.should_exit = True
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        # Unlike uvicorn's, it does not raise the signals again: the engine is to be closed first.
-        handled = (signal.SIGINT, signal.SIGTERM)
-        before = {sig: signal.signal(sig, self.handle_exit) for sig in handled}
-        try:
-            yield
-        finally:
-            for sig, handler in before.items():
-                signal.signal(sig, handler)

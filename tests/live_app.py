@@ -13,7 +13,8 @@ from starlette.types import ASGIApp
 from engine import Engine
 from server.api_keys import load_api_keys
 from server.app import create_app
-from server.listen import HttpServer, bind, socket_url
+from server.http_server import HttpServer
+from server.listen import bind, socket_url
 from server.settings import Settings
 from server.tokenizer import Tokenizer
 from server.wire.limits import RECEIVE_DEADLINE_SECONDS

@@ -46,8 +46,8 @@ POLICY = (
 )
 TENSORS = "torch numpy"
 WEB = (
-    "fastapi starlette pydantic pydantic_core pydantic_settings uvicorn httptools msgspec click "
-    "rich"
+    "fastapi starlette pydantic pydantic_core pydantic_settings uvicorn uvloop httptools msgspec "
+    "click rich"
 )
 
 LAYERS = {
@@ -124,7 +124,8 @@ LAYERS = {
 
 # Where a module is chosen by name: the child's entry, and the registries. And huggingface_hub,
 # which takes long to import and is needed for models of the hub alone; the client's httpx and
-# pydantic are not needed for the help of its command.
+# pydantic are not needed for the help of its command. The web framework comes in while the engine
+# starts.
 LATE_IMPORTS = (
     "octavo_client.",
     "engine.process",
@@ -132,6 +133,7 @@ LATE_IMPORTS = (
     "engine.models.",
     "engine.checkpoint.resolve",
     "engine.checkpoint.inventory",
+    "server.cli.serve",
 )
 # The environment is read once, by those who read settings. Children get their parent's, and the
 # cache has its place by custom.

@@ -6,6 +6,7 @@ The options are made from the fields of Settings. Errors at the start are one li
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import signal
@@ -17,16 +18,18 @@ from typing import Any
 
 import click
 from rich.console import Console
-from uvicorn.loops.auto import auto_loop_factory
 
 from engine import EngineClient, OctavoError, open_checkpoint, resolve_model
 from server.api_keys import load_api_keys
-from server.app import create_app
 from server.banner import StartupProgress, banner
 from server.cli.options import ALL_SETTINGS, fail, read_settings, setting_options
-from server.listen import HttpServer, bind, is_loopback, socket_url
+from server.listen import bind, is_loopback, socket_url
 from server.settings import Settings
-from server.tokenizer import load_tokenizer
+
+try:
+    from uvloop import new_event_loop
+except ImportError:  # not for every system
+    from asyncio import new_event_loop
 
 EXIT_STARTUP = 3
 EXIT_INTERRUPTED = 130
@@ -45,7 +48,7 @@ def serve(config: Path | None, **options: Any) -> None:
     try:
         settings = read_settings(options, config)
         logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
-        with _terminable(), asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        with _terminable(), asyncio.Runner(loop_factory=new_event_loop) as runner:
             received = runner.run(_serve(settings))
     except OctavoError as exc:
         fail(exc, EXIT_STARTUP)
@@ -92,23 +95,28 @@ async def _serve(settings: Settings) -> signal.Signals | None:
         engine = EngineClient(settings.engine_config(path), on_progress=progress.update)
         starting = asyncio.ensure_future(engine.start())
         try:
+            # The engine's process loads torch and the weights meanwhile.
+            web = await asyncio.to_thread(importlib.import_module, "server.web")
             checkpoint = await asyncio.to_thread(open_checkpoint, path)
-            tokenizer = await asyncio.to_thread(load_tokenizer, checkpoint.tokenizer)
-            info = await starting
-            progress.stop()
             names = _model_names(settings, checkpoint.name)
-            server = HttpServer(
-                create_app(engine, tokenizer, settings, names, api_keys=api_keys),
+            server = await asyncio.to_thread(
+                web.build_server,
+                engine,
+                checkpoint,
+                settings,
+                names,
+                api_keys,
                 on_ready=lambda: console.print(
-                    banner(names[0], info, socket_url(sock), needs_key=bool(api_keys)),
+                    banner(names[0], engine.info, socket_url(sock), needs_key=bool(api_keys)),
                     markup=False,
                     highlight=False,
                     soft_wrap=True,
                 ),
-                log_level=settings.log_level,
             )
-            await server.serve([sock])
-            return server.signal_received
+            await starting
+            progress.stop()
+            received: signal.Signals | None = await web.run_server(server, sock)
+            return received
         finally:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)

@@ -1,0 +1,37 @@
+"""The HTTP side of `octavo serve`: the application and its server, put together.
+
+Imported while the engine starts: a web framework takes long to import, and the engine to start.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable, Sequence
+
+from engine import Checkpoint, Engine
+from server.api_keys import ApiKeys
+from server.app import create_app
+from server.http_server import HttpServer
+from server.settings import Settings
+from server.tokenizer import load_tokenizer
+
+
+def build_server(
+    engine: Engine,
+    checkpoint: Checkpoint,
+    settings: Settings,
+    model_names: Sequence[str],
+    api_keys: ApiKeys,
+    on_ready: Callable[[], None],
+) -> HttpServer:
+    """A server for an engine that may be starting still. Raises CheckpointError."""
+    tokenizer = load_tokenizer(checkpoint.tokenizer)
+    app = create_app(engine, tokenizer, settings, model_names, api_keys=api_keys)
+    return HttpServer(app, on_ready, settings.log_level)
+
+
+async def run_server(server: HttpServer, sock: socket.socket) -> signal.Signals | None:
+    """Serve on a bound socket until a signal comes; returns it. Raises ListenError."""
+    await server.serve([sock])
+    return server.signal_received
