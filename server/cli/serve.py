@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,11 @@ from server.listen import bind, is_loopback, socket_url
 from server.settings import Settings
 
 try:
-    from uvloop import new_event_loop
+    import uvloop
 except ImportError:  # not for every system
-    from asyncio import new_event_loop
+    _new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+else:
+    _new_event_loop = uvloop.new_event_loop
 
 EXIT_STARTUP = 3
 EXIT_INTERRUPTED = 130
@@ -48,7 +50,7 @@ def serve(config: Path | None, **options: Any) -> None:
     try:
         settings = read_settings(options, config)
         logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
-        with _terminable(), asyncio.Runner(loop_factory=new_event_loop) as runner:
+        with _terminable(), asyncio.Runner(loop_factory=_new_event_loop) as runner:
             received = runner.run(_serve(settings))
     except OctavoError as exc:
         fail(exc, EXIT_STARTUP)
