@@ -20,7 +20,7 @@ _MAX_OVERHEAD = 100.0
 
 
 def calibrate(runner: Runner, config: SchedulerConfig) -> SchedulerConfig:
-    """The configuration with `step_overhead` and `prompt_budget` measured.
+    """The configuration with `step_overhead`, `prompt_budget` and `token_seconds` measured.
 
     The runner's rows and pages must not be in use, and are void afterwards. Without a
     `target_step_seconds` nothing is measured.
@@ -42,6 +42,7 @@ def calibrate(runner: Runner, config: SchedulerConfig) -> SchedulerConfig:
         config,
         step_overhead=min(overhead / token_seconds, _MAX_OVERHEAD),
         prompt_budget=max(budget, 1),
+        token_seconds=token_seconds,
     )
 
 

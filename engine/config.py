@@ -45,7 +45,8 @@ class SchedulerConfig:
     `max_drafts` tokens of a sequence are guessed at most, none with 0. `step_overhead` is what a
     step costs besides its tokens, as a number of tokens: the more of it, the more guessing pays.
     Steps in which somebody decodes are to take `target_step_seconds`, if that is given; they take
-    in `prompt_budget` tokens of prompts at first, None for any number.
+    in `prompt_budget` tokens of prompts at first, None for any number. `token_seconds` is what a
+    token of a sequence that decodes costs at first.
     """
 
     num_blocks: int
@@ -58,3 +59,4 @@ class SchedulerConfig:
     step_overhead: float = 6.0
     target_step_seconds: float | None = None
     prompt_budget: int | None = None
+    token_seconds: float = 0.0

@@ -60,6 +60,23 @@ def test_one_slow_step_is_soon_forgotten() -> None:
     assert pacer.prompt_budget(1) >= 40
 
 
+def test_prompts_get_as_much_time_as_decoding_takes_at_least() -> None:
+    """32 sequences take 80 ms, more than a step should: prompts get as much again."""
+    pacer = Pacer(replace(CONFIG, step_overhead=8.0))
+    for _ in range(50):
+        pacer.observe(Batch(rows=[DECODING] * 32), 0.08)
+    for _ in range(50):
+        num_tokens = pacer.prompt_budget(32)
+        seconds = 0.08 + num_tokens * 0.0005
+        pacer.observe(step(num_tokens, num_decoding=32), seconds)
+    assert seconds == pytest.approx(0.16, rel=0.1)
+    for _ in range(50):  # with fewer of them the step is short again
+        num_tokens = pacer.prompt_budget(4)
+        seconds = 0.024 + num_tokens * 0.0005
+        pacer.observe(step(num_tokens, num_decoding=4), seconds)
+    assert seconds == pytest.approx(0.05, rel=0.1)
+
+
 def test_what_says_nothing_changes_nothing() -> None:
     pacer = Pacer(CONFIG)
     pacer.observe(step(300, num_decoding=0), 1.0)
@@ -116,6 +133,7 @@ def test_what_a_step_costs_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = calibrate(clock, CONFIG)
     assert limits.step_overhead == pytest.approx(10.0)
     assert limits.prompt_budget == pytest.approx((0.05 - 0.011) / 0.0005, abs=1)
+    assert limits.token_seconds == pytest.approx(0.001)
     assert calibrate(clock, replace(CONFIG, target_step_seconds=None)).step_overhead == 6.0
 
 
