@@ -127,8 +127,8 @@ def _vllm(folder: Path, num_threads: int) -> Candidates:
     program, weights = folder / "vllm/bin/vllm", folder / "smol-hf"
     lengths = ("--max-model-len", "8192", "--max-num-seqs", str(VLLM_MAX_STREAMS))
     options = ("--dtype", "bfloat16", *lengths)
-    # What the environment says goes first, so that other bindings can be tried. vLLM's "auto" leaves
-    # a core to other processes; on 2 cores it is a quarter slower (measured).
+    # What the environment says goes first, so that other bindings can be tried. vLLM's "auto"
+    # leaves a core to other processes; on 2 cores it is a quarter slower (measured).
     cores = f"0-{num_threads - 1}"
     environment = {
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "4"),
