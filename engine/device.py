@@ -19,6 +19,9 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # CPUs with these multiply bfloat16 faster than float32.
 _FAST_BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 
+# Kernels take in this many positions of a page at a time.
+PAGE_MULTIPLE = 16
+
 # A step that holds others up by a prompt should not be felt: well below a tenth of a second.
 _CPU_STEP_SECONDS = 0.06
 
@@ -71,6 +74,11 @@ def resolve_target(config: EngineConfig) -> Target:
 def resolve_limits(config: EngineConfig, model: ModelConfig, target: Target) -> SchedulerConfig:
     """The scheduler's limits. EngineStartError when the wishes and the memory do not fit."""
     on_cpu = target.device.type == "cpu"
+    if config.block_size < 1 or config.block_size % PAGE_MULTIPLE:
+        raise EngineStartError(
+            f"block_size {config.block_size} must be a multiple of {PAGE_MULTIPLE}: "
+            "so many positions are computed at once"
+        )
     memory = config.kv_cache_memory
     if memory is None:
         memory = _default_kv_memory(target.device)

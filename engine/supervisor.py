@@ -290,5 +290,13 @@ def _spawn(module: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
         # GNU OpenMP's threads spin at each barrier before they sleep. Its own default spins long
         # enough to take the cores from the API process (a step then took up to eight times as
         # long), none at all wakes too slowly: benchmarks/RESULTS.md.
-        env={"GOMP_SPINCOUNT": "20000", **os.environ, "PYTHONPATH": path},
+        # And the C library is to keep what a step frees for the next one: a step's logits alone are
+        # megabytes, which the system would clear each time.
+        env={
+            "GOMP_SPINCOUNT": "20000",
+            "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
+            "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
+            **os.environ,
+            "PYTHONPATH": path,
+        },
     )

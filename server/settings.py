@@ -72,7 +72,12 @@ class Settings(BaseSettings):
         None, ge=1, description="Longest prompt and completion together, in tokens."
     )
     num_threads: int | None = Field(None, ge=1, description="Threads of the CPU kernels.")
-    block_size: int = Field(_ENGINE.block_size, ge=1, description="Tokens in a KV cache page.")
+    block_size: int = Field(
+        _ENGINE.block_size,
+        ge=16,
+        multiple_of=16,
+        description="Tokens in a KV cache page, a multiple of 16: so many are computed at once.",
+    )
     enable_prefix_caching: bool = Field(
         _ENGINE.enable_prefix_caching, description="Reuse the KV cache of equal prompt beginnings."
     )

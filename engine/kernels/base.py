@@ -54,7 +54,8 @@ class Kernels(Protocol):
     """The operations between the tensors of one step. `x` rows are tokens.
 
     `kv` is one layer of the KV pages: [num_blocks, 2, kv_heads, block_size, head_dim], keys at
-    index 0 and values at index 1.
+    index 0 and values at index 1. How the numbers lie inside a page's keys and values is the set's
+    own affair: others copy whole pages and fill them with zeros, no more.
     """
 
     def describe(self) -> str:

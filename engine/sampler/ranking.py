@@ -31,3 +31,21 @@ def best_tokens(drops: Tensor, width: int) -> tuple[Tensor, Tensor]:
     else:
         best = keys.topk(width, dim=-1, largest=False, sorted=True).values
     return (best >> 32).to(torch.int32).view(torch.float32), best & 0xFFFFFFFF
+
+
+def largest(logits: Tensor) -> Tensor:
+    """Each row's largest logit, NaN where there is one: [num_rows, vocab] -> [num_rows].
+
+    On the CPU numpy looks, here and below: torch has its threads do so, which takes several times
+    as long and keeps the cores from those of the kernels.
+    """
+    if logits.device.type == "cpu":
+        return torch.from_numpy(logits.numpy().max(axis=1))
+    return logits.amax(dim=-1)
+
+
+def best_token(logits: Tensor) -> Tensor:
+    """The token of each row's largest logit, the lowest of equals -> [num_rows] int64."""
+    if logits.device.type == "cpu":
+        return torch.from_numpy(logits.numpy().argmax(axis=1))
+    return logits.argmax(dim=-1)

@@ -16,6 +16,7 @@ from engine.sampler.draw import DrawInputs, draw_from_all, draw_from_best, draw_
 from engine.sampler.edits import Edits
 from engine.sampler.gumbel import noise_keys
 from engine.sampler.logprobs import LogprobTensors, compute_logprobs, to_entries
+from engine.sampler.ranking import best_token, largest
 from engine.sampler.rows import DrawMethod, Numbers, RowTable
 from engine.sampler.transfer import HostCopy, IntArray, columns_to_device, to_device
 
@@ -87,7 +88,7 @@ class SamplingState:
         assert logits.dtype == torch.float32
         row_ids, at = np.array(rows, dtype=np.int64), np.array(positions, dtype=np.int64)
         numbers = self._table.numbers(row_ids)
-        invalid = logits.amax(dim=-1).isfinite().logical_not_()
+        invalid = largest(logits).isfinite().logical_not_()
         edited = self._edits.apply(logits, row_ids, numbers, at)
         token_ids = self._draw(edited, numbers, at).masked_fill_(invalid, 0)
         self._edits.remember(row_ids, numbers, at, token_ids)
@@ -109,7 +110,7 @@ class SamplingState:
         """Rows of one method and width, a part of them at a time."""
         method, width = numbers["method"][0], int(numbers["width"][0])
         if method == DrawMethod.GREEDY:
-            return logits.argmax(dim=-1)
+            return best_token(logits)
         on_cpu = self._device.type == "cpu"
         inputs = self._draw_inputs(numbers, positions)
         drawn_parts = []

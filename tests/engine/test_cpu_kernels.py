@@ -18,6 +18,7 @@ from torch import Tensor
 from engine.attention import StepLayout
 from engine.kernels import select
 from engine.kernels.base import Kernels
+from engine.kernels.cpu import CpuKernels
 from engine.kernels.cpu.build import openmp_runtimes
 
 CPU = torch.device("cpu")
@@ -59,9 +60,31 @@ class Step:
 
     def run(self, kernels: Kernels) -> tuple[Tensor, Tensor]:
         """Attention of the step's tokens, and the pages afterwards."""
-        plan, kv = kernels.plan(self.layout), self.kv.clone()
+        plan = kernels.plan(self.layout)
+        kv = as_words(self.kv) if isinstance(kernels, CpuKernels) else self.kv.clone()
         q = kernels.rotary_store_kv(self.qkv.clone(), self.cos_sin, kv, plan)
-        return kernels.paged_attention(q, kv, plan).clone(), kv
+        attended = kernels.paged_attention(q, kv, plan).clone()
+        return attended, as_positions(kv) if isinstance(kernels, CpuKernels) else kv
+
+
+def as_words(kv: Tensor) -> Tensor:
+    """Pages as the C++ kernels lay them out (step.h), from [.., block_size, head_dim]."""
+    keys, values = kv.unbind(1)
+    num_blocks, num_heads, block_size, head_dim = keys.shape
+    pair = 4 // kv.itemsize
+    keys = keys.view(num_blocks, num_heads, block_size, -1, pair).transpose(2, 3)
+    values = values.view(num_blocks, num_heads, -1, pair, head_dim).transpose(3, 4)
+    return torch.stack((keys.reshape(kv[:, 0].shape), values.reshape(kv[:, 1].shape)), 1)
+
+
+def as_positions(kv: Tensor) -> Tensor:
+    """The inverse of `as_words`."""
+    keys, values = kv.unbind(1)
+    num_blocks, num_heads, block_size, head_dim = keys.shape
+    pair = 4 // kv.itemsize
+    keys = keys.view(num_blocks, num_heads, -1, block_size, pair).transpose(2, 3)
+    values = values.view(num_blocks, num_heads, -1, head_dim, pair).transpose(3, 4)
+    return torch.stack((keys.reshape(kv[:, 0].shape), values.reshape(kv[:, 1].shape)), 1)
 
 
 def make_step(

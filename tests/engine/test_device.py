@@ -65,6 +65,7 @@ def test_default_pool_is_bounded() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        (replace(CONFIG, block_size=24), "must be a multiple of 16"),
         (replace(CONFIG, kv_cache_memory=0), "holds 0 pages"),
         (replace(CONFIG, max_num_seqs=101), "holds 100 pages .* fewer than the 101"),
         (replace(CONFIG, max_model_len=513), "model's 512"),

@@ -20,7 +20,7 @@ static_assert(kSegment % kColumns == 0);
 // Stands for "nothing seen yet" as a maximum: differences to it stay finite.
 constexpr float kNoScore = -1e30f;
 // Multiplications that one thread has done sooner than another one is woken.
-constexpr int64_t kFewProducts = 1 << 20;
+constexpr int64_t kFewProducts = 1 << 17;
 
 // What query rows have gathered from a part of their context (online softmax: Milakov and
 // Gimelshein, 2018). A row is `output` [width], not yet normalised, then `maximum` and `total`.
@@ -53,8 +53,7 @@ template <class T>
 struct Workspace {
   std::vector<T> queries, weights;
   std::vector<float> scores, sums, next_sums;
-  std::vector<uint32_t> panel;
-  const T* keys[kSegment + kColumns] = {};  // see pack_keys for the last ones
+  Strip strips[2 * kSegment / kLanes + kAhead] = {};
 
   static Workspace& of_thread() {
     thread_local Workspace workspace;
@@ -77,7 +76,7 @@ struct Attention {
   T* kv;
   T* out;
   int group = s.num_heads / s.num_kv_heads;
-  int width = (s.head_dim + kColumns - 1) / kColumns * kColumns;
+  int width = (s.head_dim + kLanes - 1) / kLanes * kLanes;
   float scale = 1.0f / std::sqrt(float(s.head_dim));
 
   int num_rows(const Tile& tile) const { return tile.num_tokens * group; }
@@ -92,34 +91,55 @@ struct Attention {
     Workspace<T>& own = Workspace<T>::of_thread();
     const int rows = num_rows(tile), start = segment * kSegment;
     const int count = std::min(kSegment, tile.start + tile.num_tokens - start);
-    const int words = s.head_dim / kPerWord<T>, position_words = kSegment / kPerWord<T>;
+    const int words = s.head_dim / kPerWord<T>;
     T* queries = at_least(own.queries, rows * s.head_dim);
     T* weights = at_least(own.weights, rows * kSegment);
     float* scores = at_least(own.scores, rows * kSegment);
-    uint32_t* panel = at_least(own.panel, std::max(words, position_words) * kColumns);
 
     for (int i = 0; i < tile.num_tokens; i++)
       memcpy(queries + i * group * s.head_dim,
              q + (tile.first_token + i) * q_stride + kv_head * group * s.head_dim,
              group * s.head_dim * sizeof(T));
     const Pages<T> pages(s, kv, tile.row, kv_head);
-    pages.find_keys(start, start + count, own.keys);
-
-    for (int first = 0; first < count; first += kColumns) {
-      pack_keys(own.keys + first, pages.to_values, count - first, words, panel);
-      multiply<T>(rows, (const uint32_t*)queries, words, panel, words, scores + first, kSegment);
+    const int num_strips = (count + kLanes - 1) / kLanes;
+    Strip *keys = own.strips, *values = keys + num_strips;
+    for (int i = 0; i < num_strips; i++) {
+      keys[i] = {pages.keys(start + i * kLanes), s.block_size};
+      values[i] = {pages.values(start + i * kLanes), kLanes};
     }
+    // The next head's keys are wanted after these values.
+    for (int i = 0; i < kAhead && i < num_strips; i++)
+      values[num_strips + i] = {keys[i].words + s.block_size * words, s.block_size};
+
+    for (int first = 0; first < num_strips; first += kVectors)
+      for (int row = 0; row < rows; row += kRows)
+        with_constants(rows - row, num_strips - first, [&](auto num_rows, auto num_vectors) {
+          score<T, num_rows(), num_vectors()>((const uint32_t*)(queries + row * s.head_dim), words,
+                                              keys + first, scores + row * kSegment + first * kLanes,
+                                              kSegment);
+        });
     for (int row = 0; row < rows; row++) {
       const int visible = tile.start + row / group + 1 - start;
       softmax(scores + row * kSegment, visible, count, weights + row * kSegment, result, row);
     }
-    for (int first = 0; first < s.head_dim; first += kColumns) {
-      pack_values(own.keys, pages.to_values + first, s.block_size * s.head_dim + first, count,
-                  s.head_dim - first, panel);
-      multiply<T>(rows, (const uint32_t*)weights, position_words, panel,
-                  (count + kPerWord<T> - 1) / kPerWord<T>, result.output(0) + first,
-                  Partial::row_size(width));
-    }
+    constexpr int kWeightWords = kSegment / kPerWord<T>;
+    for (int first = 0; first < s.head_dim; first += kColumns)
+      for (int row = 0; row < rows; row += kRows) {
+        const auto* from = (const uint32_t*)(weights + row * kSegment);
+        float* to = result.output(row);
+        const int num_whole = (s.head_dim - first) / kLanes;
+        if (num_whole > 0)
+          with_constants(rows - row, num_whole, [&](auto num_rows, auto num_vectors) {
+            weigh<T, num_rows(), num_vectors()>(from, kWeightWords, values, s.head_dim, first,
+                                                count, to + first, Partial::row_size(width));
+          });
+        const int tail = first + num_whole * kLanes;
+        if (num_whole < kVectors && tail < s.head_dim)
+          with_constants<kRows, 1>(rows - row, 1, [&](auto num_rows, auto) {
+            weigh<T, num_rows(), 1, true>(from, kWeightWords, values, s.head_dim, tail, count,
+                                          to + tail, Partial::row_size(width));
+          });
+      }
   }
 
   // Weights of the first `visible` of `count` scores, not yet divided by their total.

@@ -162,6 +162,7 @@ class CpuKernels:
         return out
 
     def plan(self, layout: StepLayout) -> CpuPlan:
+        assert layout.block_size % 16 == 0  # pages hold whole vectors of positions (step.h)
         num_tokens = layout.rows.shape[0]
         self._num_threads = torch.get_num_threads()
         group = layout.num_heads // layout.num_kv_heads

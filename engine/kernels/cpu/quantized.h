@@ -127,12 +127,13 @@ struct Dots {
 
 // ---- Rows -----------------------------------------------------------------------------------
 
-// To the nearest multiple of the largest magnitude / 127. A NaN makes its whole group NaN.
+// To the nearest multiple of the largest magnitude / 127. A NaN makes the whole row NaN.
 template <class T>
 void quantize_row(const T* x, RowGroup* groups, int num_groups) {
   const Vec shift = splat(12582912.0f);  // 1.5 * 2^23: the integer is in the lowest bits then
+  Vec poison = {};  // 0, or NaN
   for (RowGroup* group = groups; group < groups + num_groups; group++, x += kGroup) {
-    Vec largest = {}, poison = {};  // 0, or NaN
+    Vec largest = {};
     for (int i = 0; i < kGroup; i += kLanes) {
       const Vec v = read(x + i);
       largest = larger(larger(v, -v), largest);
@@ -146,9 +147,10 @@ void quantize_row(const T* x, RowGroup* groups, int num_groups) {
       total += integers;
       write_bytes(group->values + i, integers);
     }
-    group->scale = limit / 127.0f + sum(poison);
+    group->scale = limit / 127.0f;
     group->sum = group->scale * sum(total);
   }
+  groups->scale += sum(poison);
 }
 
 // ---- Products -------------------------------------------------------------------------------

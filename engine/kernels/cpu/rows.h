@@ -75,10 +75,8 @@ void rotary_store_kv(const Step& s, T* qkv, const float* cos_sin, T* kv) {
       rotate(head, angles, head, s.head_dim);
     const T* value = head + s.num_kv_heads * s.head_dim;
     for (int i = 0; i < s.num_kv_heads; i++, head += s.head_dim, value += s.head_dim) {
-      const Pages<T> pages(s, kv, s.rows[token], i);
-      T* key = pages.key(s.positions[token]);
-      rotate(head, angles, key, s.head_dim);
-      memcpy(key + pages.to_values, value, s.head_dim * sizeof(T));
+      rotate(head, angles, head, s.head_dim);
+      Pages<T>(s, kv, s.rows[token], i).store(s.positions[token], head, value);
     }
   });
 }

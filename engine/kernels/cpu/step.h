@@ -2,8 +2,8 @@
 
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "pool.h"
 
@@ -26,8 +26,13 @@ struct Step {
 
 namespace {
 
-// One layer's pages, [num_blocks, 2, kv_heads, block_size, head_dim], as one KV head of one row
-// sees them.
+// Numbers of a format that lie in one 32-bit word: what products sum over.
+template <class T>
+constexpr int kPerWord = sizeof(uint32_t) / sizeof(T);
+
+// One layer's pages as one KV head of one row sees them. A page is [2, kv_heads, ..] of words, laid
+// out as attention multiplies them: keys are [head_dim / kPerWord, block_size], values
+// [block_size / kPerWord, head_dim]. A word holds neighbours of the dimension that is summed over.
 template <class T>
 struct Pages {
   T* head;               // keys of this head in page 0
@@ -43,17 +48,26 @@ struct Pages {
         to_values(int64_t(s.num_kv_heads) * s.block_size * s.head_dim),
         page_size(2 * to_values) {}
 
-  T* key(int position) const {
-    return head + table[position / block_size] * page_size + position % block_size * head_dim;
+  T* page(int position) const { return head + table[position / block_size] * page_size; }
+
+  // The key's first word; the next ones are block_size words apart.
+  const uint32_t* keys(int position) const {
+    return (const uint32_t*)page(position) + position % block_size;
+  }
+  // The words of the value at a position that is a multiple of kPerWord, and of its neighbours.
+  const uint32_t* values(int position) const {
+    const int at = position % block_size * head_dim / kPerWord<T>;
+    return (const uint32_t*)(page(position) + to_values) + at;
   }
 
-  // The keys of positions `start` to `end`; their values lie `to_values` further.
-  void find_keys(int start, int end, const T** keys) const {
-    while (start < end) {
-      const T* key_in_page = key(start);
-      const int page_end = std::min(end, (start / block_size + 1) * block_size);
-      for (; start < page_end; start++, key_in_page += head_dim) *keys++ = key_in_page;
-    }
+  // Threads may write neighbours at the same time: a value's numbers are stored one by one.
+  void store(int position, const T* key, const T* value) const {
+    const int column = position % block_size, neighbour = column % kPerWord<T>;
+    T* to_key = page(position) + column * kPerWord<T>;
+    for (int i = 0; i < head_dim; i += kPerWord<T>, to_key += block_size * kPerWord<T>)
+      memcpy(to_key, key + i, sizeof(uint32_t));
+    T* to_value = page(position) + to_values + (column - neighbour) * head_dim + neighbour;
+    for (int i = 0; i < head_dim; i++) to_value[i * kPerWord<T>] = value[i];
   }
 };
 

@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#include <utility>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -118,23 +117,37 @@ inline void write_bytes(int8_t* to, Ints v) {
 #endif
 }
 
-// Lanes are added in pairs of halves, always in the same order.
-template <class V>
-inline auto sum(V v) {
-  std::decay_t<decltype(v[0])> lanes[kLanes];
-  store(lanes, v);
+// Lanes are taken in pairs of halves, always in the same order.
+inline float sum(Vec v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#else
   for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
-  return lanes[0];
+    for (int i = 0; i < half; i++) v[i] += v[i + half];
+  return v[0];
+#endif
 }
 
+inline int32_t sum(Ints v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)v);
+#else
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) v[i] += v[i + half];
+  return v[0];
+#endif
+}
+
+// Of lanes that are numbers.
 inline float maximum(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)v);
+#else
   for (int half = kLanes / 2; half > 0; half /= 2)
     for (int i = 0; i < half; i++)
-      if (lanes[i + half] > lanes[i]) lanes[i] = lanes[i + half];
-  return lanes[0];
+      if (v[i + half] > v[i]) v[i] = v[i + half];
+  return v[0];
+#endif
 }
 
 // e^x with a relative error of 2e-7; exactly 1 for 0. Below -86 and above 88 the result is that of
@@ -155,33 +168,6 @@ inline Vec exponential(Vec x) {
   y = y * r + 5.0000001201e-1f;
   y = y * (r * r) + r + 1.0f;
   return (Vec)((Ints)y + (__builtin_convertvector(n, Ints) << 23));  // times 2^n
-}
-
-// The lanes of a and b in turn: a0 b0 a1 b1 ... from their first halves, or from their second.
-template <int kFirst, size_t... I>
-inline Words zip(Words a, Words b, std::index_sequence<I...>) {
-#if defined(__clang__) || __GNUC__ >= 12
-  return __builtin_shufflevector(a, b, (kFirst + I / 2 + I % 2 * kLanes)...);
-#else
-  return __builtin_shuffle(a, b, Words{(kFirst + I / 2 + I % 2 * kLanes)...});
-#endif
-}
-
-// rows[i][j] becomes rows[j][i]. A zip of all rows turns the bits of (i, j) by one place.
-inline void transpose(Words (&rows)[kLanes]) {
-  constexpr int kHalf = kLanes / 2;
-  constexpr auto lanes = std::make_index_sequence<kLanes>();
-#pragma GCC unroll 4
-  for (int turned = 1; turned < kLanes; turned *= 2) {
-    Words zipped[kLanes];
-#pragma GCC unroll 8
-    for (int i = 0; i < kHalf; i++) {
-      zipped[2 * i] = zip<0>(rows[i], rows[i + kHalf], lanes);
-      zipped[2 * i + 1] = zip<kHalf>(rows[i], rows[i + kHalf], lanes);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; i++) rows[i] = zipped[i];
-  }
 }
 
 // sum + a * b in every lane, where a word is a float32 or two bf16 whose products are both added.
