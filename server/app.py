@@ -12,6 +12,7 @@ from engine import Engine, EngineDeadError
 from server.access import PUBLIC_PATHS, KeyGuard
 from server.api_keys import ApiKeys
 from server.boundary import RequestBoundary
+from server.observe.watch import Watch
 from server.routes import router
 from server.services import Services
 from server.settings import Settings
@@ -40,11 +41,13 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.services = Services(engine, tokenizer, settings, model_names)
+    watch = Watch(engine, settings, model_names[0])
+    app.state.services = Services(engine, tokenizer, settings, model_names, watch)
     app.include_router(router)
     if api_keys:
         app.add_middleware(KeyGuard, keys=api_keys)
-    app.add_middleware(RequestBoundary)  # the last one added is the outermost
+    # The last one added is the outermost.
+    app.add_middleware(RequestBoundary, observer=watch.observer)
     for error in (ApiError, EngineDeadError, HTTPException):
         app.add_exception_handler(error, answer_error)
     return app

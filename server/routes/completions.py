@@ -53,7 +53,8 @@ async def create_completion(
 ) -> Response:
     """Continue one or several prompts."""
     completion_id = f"cmpl-{uuid.uuid4().hex}"
-    completion = await build_completion(completion_id, body, services)
+    record = services.watch.observer.completion(request.scope, completion_id, body)
+    completion = await build_completion(completion_id, body, services, record)
     writer = ChunkWriter(completion_id, int(time.time()), body.model, services.system_fingerprint)
     if body.stream:
         options = body.stream_options or StreamOptions()
