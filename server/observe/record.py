@@ -149,11 +149,11 @@ class RequestRecord:
     @property
     def queue_seconds(self) -> float | None:
         """From its arrival to the first step that computed a part of it."""
-        return self._since_begun(self.completion and self.completion.started_at)
+        return self._since_begun(self.completion.started_at) if self.completion else None
 
     @property
     def first_token_seconds(self) -> float | None:
-        return self._since_begun(self.completion and self.completion.first_token_at)
+        return self._since_begun(self.completion.first_token_at) if self.completion else None
 
     def _since_begun(self, moment: float | None) -> float | None:
         return None if moment is None else max(moment - self.begun_at, 0.0)

@@ -1,4 +1,4 @@
-"""One line in the log for each completion, whatever became of it: finished, refused or abandoned."""
+"""One line in the log for each completion: finished, refused, failed or abandoned."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _fields(record: RequestRecord) -> dict[str, object]:
         "finish_reason": completion and completion.finish_reason,
         "queue_ms": _milliseconds(record.queue_seconds),
         "ttft_ms": _milliseconds(record.first_token_seconds),
-        "itl_ms": _milliseconds(completion and completion.mean_gap),
+        "itl_ms": _milliseconds(None if completion is None else completion.mean_gap),
         "e2e_ms": _milliseconds(record.seconds),
     }
     if completion is not None and completion.prompts is not None:
@@ -75,7 +75,7 @@ def _summary(record: RequestRecord) -> str:
     for name, seconds in (
         ("queue", record.queue_seconds),
         ("first token", record.first_token_seconds),
-        ("between tokens", completion and completion.mean_gap),
+        ("between tokens", None if completion is None else completion.mean_gap),
     ):
         if seconds is not None:
             words.append(f"{name} {seconds * 1e3:.0f} ms")

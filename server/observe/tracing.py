@@ -8,9 +8,9 @@ https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
 
 from __future__ import annotations
 
+import importlib
 import logging
 import time
-from importlib import import_module
 from threading import Thread
 from typing import Any
 
@@ -42,8 +42,8 @@ class Tracing:
 
     def __init__(self, provider: Any) -> None:
         """`provider`: the SDK's TracerProvider."""
-        trace = import_module("opentelemetry.trace")
-        propagation = import_module("opentelemetry.trace.propagation.tracecontext")
+        trace = importlib.import_module("opentelemetry.trace")
+        propagation = importlib.import_module("opentelemetry.trace.propagation.tracecontext")
         self._provider = provider
         self._tracer = provider.get_tracer("octavo", server_version())
         self._parents = propagation.TraceContextTextMapPropagator()
@@ -88,10 +88,10 @@ def open_tracing(is_wanted: bool) -> Tracing | None:
     if not is_wanted:
         return None
     try:
-        sdk = import_module("opentelemetry.sdk.trace")
-        export = import_module("opentelemetry.sdk.trace.export")
-        otlp = import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
-        resources = import_module("opentelemetry.sdk.resources")
+        sdk = importlib.import_module("opentelemetry.sdk.trace")
+        export = importlib.import_module("opentelemetry.sdk.trace.export")
+        otlp = importlib.import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+        resources = importlib.import_module("opentelemetry.sdk.resources")
     except ImportError:
         logger.warning(MISSING)
         return None
