@@ -35,6 +35,7 @@ def create_app(
     """The API over a started engine. `model_names`: the model's own name first, then aliases."""
     app = _Application(
         needs_key=bool(api_keys),
+        allows_unknown=settings.allow_unknown_params,
         title="Octavo",
         summary="An HTTP inference server for language models",
         version=server_version(),
@@ -59,9 +60,10 @@ _BODIES = (CompletionRequest, EngineCompletionRequest, TokenizeRequest, Detokeni
 class _Application(FastAPI):
     """Adds to /openapi.json what FastAPI does not see: request bodies, and the need of a key."""
 
-    def __init__(self, *, needs_key: bool, **options: Any) -> None:
+    def __init__(self, *, needs_key: bool, allows_unknown: bool, **options: Any) -> None:
         super().__init__(**options)
         self._needs_key = needs_key
+        self._allows_unknown = allows_unknown
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -70,6 +72,8 @@ class _Application(FastAPI):
             for model in _BODIES:
                 body = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas.update(body.pop("$defs", {}))
+                # They let unknown ones in, to be told of all at once.
+                body["additionalProperties"] = self._allows_unknown
                 schemas[model.__name__] = body
             if self._needs_key:
                 _describe_key(description)

@@ -259,6 +259,12 @@ async def test_totals_go_on_when_the_engine_begins_again(monkeypatch: pytest.Mon
                 num_generated_tokens=50,
                 num_looked_up_tokens=20,
                 num_cached_tokens=8,
+                num_prompt_tokens=30,
+                num_steps=4,
+                num_preemptions=2,
+                num_drafts=9,
+                num_right_drafts=5,
+                num_waiting=6,
             )
             page = await page_of(client)
             assert page.value("generation_tokens_total") == 50
@@ -266,6 +272,13 @@ async def test_totals_go_on_when_the_engine_begins_again(monkeypatch: pytest.Mon
             assert page.value("kv_cache_usage_perc") == 0.25
             assert page.value("prefix_cache_queries_total") == 20
             assert page.value("prefix_cache_hits_total") == 8
+            assert page.value("prompt_tokens_cached_total") == 8
+            assert page.value("prompt_tokens_total") == 30
+            assert page.value("engine_steps_total") == 4
+            assert page.value("num_preemptions_total") == 2
+            assert page.value("spec_decode_num_draft_tokens_total") == 9
+            assert page.value("spec_decode_num_accepted_tokens_total") == 5
+            assert page.value("num_requests_waiting") == 6
             engine.die()
             page = await page_of(client)
             assert page.value("generation_tokens_total") == 50
