@@ -1,4 +1,4 @@
-"""Any bytes on a connection: answered or refused, never with a 5xx; the server is there after it."""
+"""Any bytes on a connection: answered or refused, never with a 5xx, and the server lives on."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def damaged(rng: random.Random) -> bytes:
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_damaged_requests(seed: int, caplog: pytest.LogCaptureFixture) -> None:
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311 - to be repeated
     engine = FakeEngine(lambda request, index: list(b"ok"))
     num_answers = 0
     async with live_app(engine, receive_deadline=0.3) as client:

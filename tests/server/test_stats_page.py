@@ -88,6 +88,18 @@ async def test_a_busy_server_logs_its_load(
     assert fields["generation_tokens_per_second"] > 0
 
 
+async def test_rates_do_not_reach_back_over_idle_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(load, "MIN_WINDOW_SECONDS", 0.5)
+    async with live_app(BusyEngine()) as client:
+        await client.post("/v1/completions", json=COMPLETION)
+        await asyncio.sleep(1)  # the timer has run out
+        monkeypatch.setattr(load, "INTERVAL_SECONDS", 100.0)
+        await client.post("/v1/completions", json=COMPLETION)
+        stats = (await client.get("/stats")).json()
+    assert stats["tokens_per_second"] is None or stats["tokens_per_second"]["seconds"] < 0.8
+
+
 async def test_it_needs_the_key() -> None:
     async with live_app(FakeEngine(), Settings(api_key=SecretStr("sk-1"))) as client:
         assert (await client.get("/stats")).status_code == 401
