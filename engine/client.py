@@ -149,6 +149,10 @@ class Engine(Protocol):
     def is_ready(self) -> bool:
         """Whether `add` takes requests at this moment."""
 
+    @property
+    def num_deaths(self) -> int:
+        """How often the engine has gone away unasked; each time its totals begin again."""
+
     async def start(self) -> EngineInfo:
         """Load the model. Raises EngineStartError with one line for the user."""
 
@@ -181,6 +185,7 @@ class EngineClient:
         self._streams: dict[str, OutputStream] = {}
         self._stats_readers: deque[asyncio.Future[EngineStats]] = deque()
         self._is_closed = False
+        self._num_deaths = 0
 
     @property
     def info(self) -> EngineInfo:
@@ -190,6 +195,10 @@ class EngineClient:
     @property
     def is_ready(self) -> bool:
         return self._supervisor.is_ready and not self._is_closed
+
+    @property
+    def num_deaths(self) -> int:
+        return self._num_deaths
 
     @property
     def pid(self) -> int | None:
@@ -249,6 +258,7 @@ class EngineClient:
         self._supervisor.send(Abort(request_id, index))
 
     def _died(self, ending: str) -> None:
+        self._num_deaths += 1
         self._fail_all(
             f"the engine process stopped unexpectedly ({ending}) and is being started again; "
             "send the request again"

@@ -74,6 +74,7 @@ class EngineCore:
             num_steps=self._num_steps,
             num_prompt_tokens=self._num_prompt_tokens,
             num_cached_tokens=self.scheduler.num_cached_tokens,
+            num_looked_up_tokens=self.scheduler.num_looked_up_tokens,
             num_generated_tokens=self._num_generated_tokens,
             num_preemptions=self.scheduler.num_preemptions,
             num_drafts=self.scheduler.speculation.num_drafts,

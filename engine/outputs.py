@@ -70,6 +70,7 @@ def failure(sequence: Sequence, error: Failure) -> list[ChoiceOutput]:
 def _add_prompt(choice_output: ChoiceOutput, sequence: Sequence) -> None:
     choice_output.prompt_logprobs = sequence.prompt_logprobs
     choice_output.num_cached_tokens = sequence.num_cached_tokens or 0
+    choice_output.started_at = sequence.started_at
 
 
 def _finish_reason(sequence: Sequence, max_model_len: int) -> FinishReason | None:

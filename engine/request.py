@@ -124,8 +124,9 @@ class ChoiceOutput:
     `token_ids` are the new tokens, the stop token included. `logprobs` has one entry for each of
     them when asked for. `prompt_logprobs` has one entry for each prompt token (None for the first)
     and comes once, with the first output of choice 0. `stop_token_id` names the id that ended the
-    choice. `num_cached_tokens` says how much of the prompt was not computed again. `error` is
-    present when `finish_reason` is ERROR.
+    choice. `num_cached_tokens` says how much of the prompt was not computed again, and `started_at`
+    when the choice was first put into a step (`time.monotonic()`, one clock for all processes of a
+    machine); both come with the first output. `error` is present when `finish_reason` is ERROR.
     """
 
     request_id: str
@@ -137,3 +138,4 @@ class ChoiceOutput:
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     num_cached_tokens: int = 0
     error: Failure | None = None
+    started_at: float | None = None

@@ -8,6 +8,7 @@ May be asked for the next step before the results of the last one are known. Sta
 
 from __future__ import annotations
 
+import time
 from bisect import insort
 from collections import deque
 
@@ -43,6 +44,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self.num_cached_tokens = 0
+        self.num_looked_up_tokens = 0
         self._sequences: dict[str, list[Sequence]] = {}  # unfinished, by request
         self._groups: dict[str, BeamGroup] = {}  # of the beam searches among them
         self._copies: dict[int, int] = {}  # pages to copy first in the next batch: target, source
@@ -241,6 +243,10 @@ class Scheduler:
         if sequence.num_cached_tokens is None:
             sequence.num_cached_tokens = reuse.num_tokens if sequence.index == 0 else 0
             self.num_cached_tokens += sequence.num_cached_tokens
+            sequence.started_at = time.monotonic()
+            reads_cache = self.config.enable_prefix_caching and sequence.prompt_logprobs is None
+            if sequence.index == 0 and reads_cache:
+                self.num_looked_up_tokens += sequence.num_prompt_tokens
         sequence.block_ids = [*reuse.block_ids, *block_ids]
         sequence.num_computed_tokens = reuse.num_tokens
         sequence.num_registered_blocks = num_shared

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Gauges first, then totals. `num_cached_tokens` counts prompt tokens found in the cache,
-    `num_right_drafts` those of the guessed tokens that were drawn."""
+    """Gauges first, then totals. Prompt tokens are counted when they arrive; of those that
+    were looked up in the prefix cache, `num_cached_tokens` were found. `num_right_drafts` are those
+    of the guessed tokens that were drawn."""
 
     num_running: int = 0
     num_waiting: int = 0
@@ -20,6 +21,7 @@ class EngineStats:
     num_blocks_total: int = 0
     num_steps: int = 0
     num_prompt_tokens: int = 0
+    num_looked_up_tokens: int = 0
     num_cached_tokens: int = 0
     num_generated_tokens: int = 0
     num_preemptions: int = 0

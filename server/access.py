@@ -10,10 +10,11 @@ from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.api_keys import ApiKeys
+from server.api_keys import ApiKeys, key_name
+from server.observe.record import record_of
 from server.wire.errors import CLOSE, ApiError
 
-PUBLIC_PATHS = frozenset({"/health", "/ping"})
+PUBLIC_PATHS = frozenset({"/health", "/metrics", "/ping"})
 
 _Headers = Iterable[tuple[bytes, bytes]]
 
@@ -37,6 +38,9 @@ class KeyGuard:
                 error = _unauthorized(key is None, _announces_body(scope["headers"]))
                 await error.response()(scope, receive, send)
                 return
+            record = record_of(scope)
+            if record is not None:
+                record.key_name = key_name(key)
         await self._app(scope, receive, send)
 
 

@@ -68,5 +68,10 @@ def _checked(texts: list[str], source: str) -> list[str]:
     return keys
 
 
+def key_name(key: bytes) -> str:
+    """What a key is called in the log: the same each time, and nothing the key could be told of."""
+    return "key-" + hashlib.sha256(b"octavo key name" + _digest(key)).hexdigest()[:12]
+
+
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()

@@ -12,6 +12,7 @@ from engine import Engine, EngineDeadError
 from server.access import PUBLIC_PATHS, KeyGuard
 from server.api_keys import ApiKeys
 from server.boundary import RequestBoundary
+from server.observe.watch import Watch
 from server.routes import router
 from server.services import Services
 from server.settings import Settings
@@ -34,17 +35,20 @@ def create_app(
     """The API over a started engine. `model_names`: the model's own name first, then aliases."""
     app = _Application(
         needs_key=bool(api_keys),
+        allows_unknown=settings.allow_unknown_params,
         title="Octavo",
         summary="An HTTP inference server for language models",
         version=server_version(),
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.services = Services(engine, tokenizer, settings, model_names)
+    watch = Watch(engine, settings, model_names[0])
+    app.state.services = Services(engine, tokenizer, settings, model_names, watch)
     app.include_router(router)
     if api_keys:
         app.add_middleware(KeyGuard, keys=api_keys)
-    app.add_middleware(RequestBoundary)  # the last one added is the outermost
+    # The last one added is the outermost.
+    app.add_middleware(RequestBoundary, observer=watch.observer)
     for error in (ApiError, EngineDeadError, HTTPException):
         app.add_exception_handler(error, answer_error)
     return app
@@ -56,9 +60,10 @@ _BODIES = (CompletionRequest, EngineCompletionRequest, TokenizeRequest, Detokeni
 class _Application(FastAPI):
     """Adds to /openapi.json what FastAPI does not see: request bodies, and the need of a key."""
 
-    def __init__(self, *, needs_key: bool, **options: Any) -> None:
+    def __init__(self, *, needs_key: bool, allows_unknown: bool, **options: Any) -> None:
         super().__init__(**options)
         self._needs_key = needs_key
+        self._allows_unknown = allows_unknown
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -67,6 +72,8 @@ class _Application(FastAPI):
             for model in _BODIES:
                 body = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas.update(body.pop("$defs", {}))
+                # They let unknown ones in, to be told of all at once.
+                body["additionalProperties"] = self._allows_unknown
                 schemas[model.__name__] = body
             if self._needs_key:
                 _describe_key(description)

@@ -1,6 +1,7 @@
 """The outermost layer of the application: every answer has a request id, every failure an answer.
 
-Plain ASGI, because it must not buffer streams. What was handled further in is left alone.
+And every request a record, from here to its end. Plain ASGI, because it must not buffer streams.
+What was handled further in is left alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.disconnect import ClientDisconnected
+from server.observe.observer import Observer
+from server.observe.record import CLIENT_CLOSED_REQUEST
 from server.wire.errors import internal_error
 
 logger = logging.getLogger(__name__)
@@ -27,8 +30,9 @@ def new_request_id() -> str:
 class RequestBoundary:
     """ASGI middleware. A client's own `x-request-id` is taken over if it is harmless."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, observer: Observer) -> None:
         self._app = app
+        self._observer = observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,15 +47,20 @@ class RequestBoundary:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
+                record.status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_with_id)
-        except ClientDisconnected:
-            logger.info("%s %r: the client went away", request_id, scope["path"])
-        except Exception:
-            logger.exception("%s %s %r failed", request_id, scope["method"], scope["path"])
-            if has_started:
-                raise  # the server cuts the connection: the client must not take it for whole
-            await internal_error().response()(scope, receive, send_with_id)
+        with self._observer.request(scope, request_id) as record:
+            try:
+                await self._app(scope, receive, send_with_id)
+            except ClientDisconnected:
+                record.status = CLIENT_CLOSED_REQUEST
+                logger.debug("%s %r: the client went away", request_id, scope["path"])
+            except Exception:
+                logger.exception("%s %s %r failed", request_id, scope["method"], scope["path"])
+                error = internal_error()
+                record.fail(error.type, error.code)
+                if has_started:
+                    raise  # the server cuts the connection: the client must not take it for whole
+                await error.response()(scope, receive, send_with_id)

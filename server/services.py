@@ -12,6 +12,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from engine import Engine
+from server.observe.watch import Watch
 from server.settings import Settings
 from server.tokenizer import Tokenizer
 
@@ -24,6 +25,7 @@ class Services:
     tokenizer: Tokenizer
     settings: Settings
     model_names: Sequence[str]
+    watch: Watch
     created: int = field(default_factory=lambda: int(time.time()))
 
     @cached_property

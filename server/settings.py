@@ -105,6 +105,15 @@ class Settings(BaseSettings):
     sse_keep_alive_seconds: float = Field(
         15.0, gt=0, description="Silence of a stream after which a comment is sent."
     )
+    metrics_compat: Literal["none", "vllm"] = Field(
+        "none", description="'vllm': /metrics also has every metric under vLLM's prefix."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto",
+        description="JSON lines on standard output, or text on standard error; 'auto' is text on a "
+        "terminal and JSON elsewhere.",
+    )
+    log_prompts: bool = Field(False, description="Put prompts into the log.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much to log."
     )
@@ -145,6 +154,14 @@ class Settings(BaseSettings):
             max_drafts=self.max_drafts,
             cache_dir=str(self.cache_dir),
         )
+
+
+def wants_traces() -> bool:
+    """Whether OpenTelemetry's standard variables name somebody to send traces to."""
+    endpoints = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    is_off = os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() == "none"
+    return any(os.environ.get(name) for name in endpoints) and not (is_disabled or is_off)
 
 
 def load_settings(options: dict[str, Any], config: Path | None = None) -> Settings:

@@ -5,14 +5,19 @@ Imported while the engine starts: a web framework takes long to import, and the 
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from typing import cast
+
+from fastapi import FastAPI
 
 from engine import Checkpoint, Engine
 from server.api_keys import ApiKeys
 from server.app import create_app
 from server.http_server import HttpServer
+from server.services import Services
 from server.settings import Settings
 from server.tokenizer import load_tokenizer
 
@@ -33,5 +38,9 @@ def build_server(
 
 async def run_server(server: HttpServer, sock: socket.socket) -> signal.Signals | None:
     """Serve on a bound socket until a signal comes; returns it. Raises ListenError."""
-    await server.serve([sock])
+    services: Services = cast("FastAPI", server.config.app).state.services
+    try:
+        await server.serve([sock])
+    finally:
+        await asyncio.to_thread(services.watch.close)
     return server.signal_received

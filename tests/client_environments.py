@@ -85,6 +85,7 @@ class ClientEnvironment:
 OPENAI_3 = ClientEnvironment(REQUIREMENTS / "openai-3.txt")
 OPENAI_028 = ClientEnvironment(REQUIREMENTS / "openai-0.28.txt")
 LLAMA_INDEX = ClientEnvironment(REQUIREMENTS / "llama-index.txt")
+SCHEMATHESIS = ClientEnvironment(REQUIREMENTS / "schemathesis.txt")
 LM_EVAL = ClientEnvironment(REQUIREMENTS / "lm-eval.txt", borrows=True)
 
 

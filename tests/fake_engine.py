@@ -71,6 +71,7 @@ class FakeEngine:
     ) -> None:
         self.info = info
         self.is_ready = True
+        self.num_deaths = 0
         self.requests: list[Request] = []
         self.aborts: list[tuple[str, int | None]] = []
         self.num_cached_tokens = 0
@@ -123,6 +124,7 @@ class FakeEngine:
     def die(self) -> None:
         """The engine process goes away under everything that runs."""
         self.is_ready = False
+        self.num_deaths += 1
         for running in self._running:
             running.stream.fail("the engine process stopped unexpectedly")
         self._running.clear()

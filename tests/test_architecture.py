@@ -47,7 +47,7 @@ POLICY = (
 TENSORS = "torch numpy"
 WEB = (
     "fastapi starlette pydantic pydantic_core pydantic_settings uvicorn uvloop httptools msgspec "
-    "click rich"
+    "click rich prometheus_client"
 )
 
 LAYERS = {
@@ -125,7 +125,7 @@ LAYERS = {
 # Where a module is chosen by name: the child's entry, and the registries. And huggingface_hub,
 # which takes long to import and is needed for models of the hub alone; the client's httpx and
 # pydantic are not needed for the help of its command. The web framework comes in while the engine
-# starts.
+# starts, what sends traces where traces are wanted.
 LATE_IMPORTS = (
     "octavo_client.",
     "engine.process",
@@ -134,6 +134,7 @@ LATE_IMPORTS = (
     "engine.checkpoint.resolve",
     "engine.checkpoint.inventory",
     "server.cli.serve",
+    "server.observe.tracing",
 )
 # The environment is read once, by those who read settings. Children get their parent's, and the
 # cache has its place by custom.

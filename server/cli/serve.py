@@ -24,6 +24,7 @@ from server.api_keys import load_api_keys
 from server.banner import StartupProgress, banner
 from server.cli.options import ALL_SETTINGS, fail, read_settings, setting_options
 from server.listen import bind, is_loopback, socket_url
+from server.logs import logging_to
 from server.settings import Settings
 
 try:
@@ -39,8 +40,6 @@ EXIT_TERMINATED = 143  # by SIGTERM before there was anything to finish
 
 logger = logging.getLogger(__name__)
 
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
 
 @click.command()
 @click.argument("model", required=False)
@@ -49,8 +48,11 @@ def serve(config: Path | None, **options: Any) -> None:
     """Serve MODEL over HTTP: the built-in model, a .gguf file, a folder or a hub id."""
     try:
         settings = read_settings(options, config)
-        logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
-        with _terminable(), asyncio.Runner(loop_factory=_new_event_loop) as runner:
+        with (
+            logging_to(settings.log_format, settings.log_level),
+            _terminable(),
+            asyncio.Runner(loop_factory=_new_event_loop) as runner,
+        ):
             received = runner.run(_serve(settings))
     except OctavoError as exc:
         fail(exc, EXIT_STARTUP)

@@ -10,6 +10,7 @@ from server.completion.choice import ChoiceFormat
 from server.completion.completion import Completion
 from server.completion.prompts import EncodedPrompt, encode_prompts
 from server.completion.sampling import sampling_params
+from server.observe.record import CompletionRecord
 from server.services import Services
 from server.text import StopAutomaton
 from server.wire.errors import ApiError, bad_request, model_loading
@@ -18,7 +19,7 @@ from server.wire.schemas import CompletionRequest
 
 
 async def build_completion(
-    completion_id: str, body: CompletionRequest, services: Services
+    completion_id: str, body: CompletionRequest, services: Services, record: CompletionRecord
 ) -> Completion:
     """The completion that answers `body`, not started yet. Raises ApiError."""
     check_model(body.model, services)
@@ -54,6 +55,7 @@ async def build_completion(
         _choice_format(body),
         num_returned=body.n,
         echo=[prompt.text for prompt in prompts],
+        record=record,
     )
 
 

@@ -6,6 +6,7 @@ Knows no HTTP. Leaving `async with` ends whatever the engine still does for it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -22,6 +23,7 @@ from engine import (
 from server.completion.choice import Choice, ChoiceFormat, Piece
 from server.completion.chunks import Usage
 from server.completion.logprobs import PromptTable, prompt_entries, prompt_table
+from server.observe.record import CompletionRecord
 from server.tokenizer import Tokenizer
 from server.wire.errors import ApiError
 
@@ -44,10 +46,12 @@ class Completion:
         *,
         num_returned: int,
         echo: Sequence[str],
+        record: CompletionRecord,
     ) -> None:
         """`num_returned` of the choices of each prompt are for the answer. `echo` has the text of
-        each prompt to be put in front of its choices, or ""."""
+        each prompt to be put in front of its choices, or "". `record` is told what comes."""
         self.num_returned = num_returned
+        self._record = record
         self._engine = engine
         self._tokenizer = tokenizer
         self._format = shown
@@ -106,6 +110,16 @@ class Completion:
         traceback: TracebackType | None,
     ) -> None:
         self._stream.close()
+        usage = self.usage
+        # Cancelled with the client; if not, it ended early by an error.
+        early = "abort" if exc and not isinstance(exc, Exception) else "error"
+        choices = (choice for choices in self._choices.values() for choice in choices)
+        self._record.finish(
+            usage.num_prompt_tokens,
+            usage.num_completion_tokens,
+            usage.num_cached_tokens,
+            [choice.finish_reason or early for choice in choices],
+        )
 
     def interrupt(self) -> None:
         """Make a wait for the next pieces, if there is one, raise TimeoutError. Loses nothing."""
@@ -137,6 +151,9 @@ class Completion:
         if output.prompt_logprobs is not None:
             self._take_prompt_logprobs(output.request_id, output.prompt_logprobs)
             touched = choices
+        self._record.add_start(output.started_at)
+        if output.token_ids:
+            self._record.add_tokens(choice.index, len(output.token_ids), time.monotonic())
         choice.add(output)
         if choice.finish_reason is not None and output.finish_reason is None:
             self._stream.abort(output.request_id, output.index)

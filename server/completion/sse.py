@@ -18,6 +18,7 @@ from engine import EngineDeadError
 from server.completion.chunks import DONE, ChunkWriter
 from server.completion.completion import Completion
 from server.disconnect import unless_disconnected
+from server.observe.record import RequestRecord, record_of
 from server.wire.errors import ApiError, api_error
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class EventStream(Response):
         self._keep_alive_seconds = keep_alive_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._record = record_of(scope)
         await unless_disconnected(receive, self._run(send))
 
     async def _run(self, send: Send) -> None:
@@ -69,7 +71,7 @@ class EventStream(Response):
                     try:
                         events = await self._next_events()
                     except Exception as exc:
-                        end = _error_event(exc) + DONE
+                        end = _error_event(exc, self._record) + DONE
                         break
                 await send(_body(end, more=False))
 
@@ -124,10 +126,13 @@ class SilenceTimer:
         self._timer = self._loop.call_at(self._since + self._seconds, self._look)
 
 
-def _error_event(exc: Exception) -> str:
+def _error_event(exc: Exception, record: RequestRecord | None) -> str:
     if not isinstance(exc, ApiError | EngineDeadError):
         logger.error("A stream failed", exc_info=exc)
-    return f"data: {api_error(exc).envelope()}\n\n"
+    error = api_error(exc)
+    if record is not None:
+        record.fail(error.type, error.code)
+    return f"data: {error.envelope()}\n\n"
 
 
 def _body(text: str, *, more: bool) -> dict[str, object]:

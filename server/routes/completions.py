@@ -11,7 +11,7 @@ from server.completion.chunks import ChunkWriter
 from server.completion.fold import fold
 from server.completion.sse import EventStream
 from server.disconnect import unless_disconnected
-from server.routes.described import ERRORS, json_body
+from server.routes.described import ERRORS, EVENT, json_body
 from server.services import InjectedServices, Services
 from server.wire.body import parse_json, read_json_body
 from server.wire.combinations import check_request
@@ -23,7 +23,7 @@ COMPLETION_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": CompletionResponse,
         "description": "The completion, or its events when `stream` is true.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"itemSchema": EVENT}},
     },
     **ERRORS,
 }
@@ -53,7 +53,8 @@ async def create_completion(
 ) -> Response:
     """Continue one or several prompts."""
     completion_id = f"cmpl-{uuid.uuid4().hex}"
-    completion = await build_completion(completion_id, body, services)
+    record = services.watch.observer.completion(request.scope, completion_id, body)
+    completion = await build_completion(completion_id, body, services, record)
     writer = ChunkWriter(completion_id, int(time.time()), body.model, services.system_fingerprint)
     if body.stream:
         options = body.stream_options or StreamOptions()

@@ -13,6 +13,14 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     "5XX": {"model": ErrorResponse},
 }
 
+# An event of a stream, as OpenAPI 3.2 describes them: `data` is a CompletionResponse, an
+# ErrorResponse or [DONE].
+EVENT = {
+    "type": "object",
+    "properties": {"data": {"type": "string"}},
+    "required": ["data"],
+}
+
 
 def json_body(model: type[BaseModel]) -> dict[str, Any]:
     """`openapi_extra` of an operation whose body is a `model`, which `create_app` describes."""

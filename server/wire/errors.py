@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engine import EngineDeadError
+from server.observe.record import record_of
 from server.wire.limits import MAX_ECHOED_CHARACTERS, RETRY_AFTER_SECONDS
 
 INVALID_REQUEST = "invalid_request_error"
@@ -115,4 +116,8 @@ def _from_http_exception(exc: HTTPException, target: str) -> ApiError:
 
 async def answer_error(request: Request, exc: Exception) -> Response:
     """The exception handler of the application."""
-    return api_error(exc, request.method, request.scope["path"]).response()
+    error = api_error(exc, request.method, request.scope["path"])
+    record = record_of(request.scope)
+    if record is not None:
+        record.fail(error.type, error.code)
+    return error.response()

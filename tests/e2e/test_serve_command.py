@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -160,3 +161,50 @@ def test_a_failed_start_is_one_line(options: list[str], words: str, tmp_path: Pa
     assert len(lines) == 1
     assert words in lines[0]
     assert "Traceback" not in result.stderr
+
+
+def test_its_log_is_for_machines_where_there_is_no_terminal(
+    builtin_model: Path, tmp_path: Path
+) -> None:
+    """One JSON object a line on standard output, each request once; the queue's time is real."""
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*COMMAND, str(builtin_model), "--port", "0", "--served-model-name", "smol"],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        try:
+            url = ""
+            for line in process.stderr:
+                url = url or "".join(re.findall(r"http://127\.0\.0\.1:\d+(?=/v1 )", line))
+                if line == "Ready.\n":
+                    break
+            body = {"model": "smol", "prompt": "The sea is", "max_tokens": 8}
+            with httpx.Client(base_url=url, timeout=60) as client:
+                for _ in range(2):
+                    assert client.post("/v1/completions", json=body).status_code == 200
+                page = client.get("/metrics").text
+                stats = client.get("/stats").json()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+    events = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    requests = [event for event in events if event["event"] == "request_finished"]
+    assert len(requests) == 2
+    for request in requests:
+        assert 0 <= request["queue_ms"] <= request["ttft_ms"] <= request["e2e_ms"]
+        assert request["completion_tokens"] <= 8
+        assert request["itl_ms"] > 0
+    samples = dict(line.rsplit(" ", 1) for line in page.splitlines() if line[0] != "#")
+    labels = '{engine="0",model_name="smol"}'
+    assert float(samples[f"octavo:request_queue_time_seconds_count{labels}"]) == 2
+    assert float(samples[f"octavo:generation_tokens_total{labels}"]) >= 16
+    assert float(samples[f"octavo:kv_cache_usage_perc{labels}"]) == 0
+    assert stats["engine"]["ready"] is True
+    assert stats["queue_time"]["mean"] < stats["request_latency"]["mean"]

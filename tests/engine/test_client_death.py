@@ -35,6 +35,7 @@ async def test_killed_under_streams(client: EngineClient, caplog: pytest.LogCapt
     with pytest.raises(EngineDeadError, match="is being started"):
         await client.stats()
     assert client.info.num_blocks == LIMITS.num_blocks
+    assert client.num_deaths == 1
     assert f"engine process {pid} stopped unexpectedly (killed by signal 9)" in caplog.text
 
     await until(lambda: is_ready(client))

@@ -139,7 +139,7 @@ async def test_every_route_needs_a_key(client: httpx.AsyncClient) -> None:
 
 
 async def test_what_is_public(client: httpx.AsyncClient) -> None:
-    assert sorted(PUBLIC_PATHS) == ["/health", "/ping"]
+    assert sorted(PUBLIC_PATHS) == ["/health", "/metrics", "/ping"]
     assert (await client.get("/health")).json() == {"status": "ok"}
     for path in ("//health", "/health/", "/health/x", "/v1/../health", "/HEALTH", "/x%2fhealth"):
         async with connect(client) as connection:

@@ -11,6 +11,8 @@ import pytest
 from fake_engine import FakeEngine
 from live_app import MODEL, live_app
 
+from server.settings import Settings
+
 URL = "/v1/completions"
 GOOD = {"model": MODEL, "prompt": "x", "max_tokens": 2}
 
@@ -104,6 +106,16 @@ async def test_a_fault_of_ours_is_an_envelope_without_details(
         assert error_of(response)["type"] == "server_error"
         assert "secret" not in response.text
         assert response.headers["x-request-id"] in caplog.text
+
+
+async def test_openapi_says_what_unknown_parameters_are() -> None:
+    for allowed in (False, True):
+        async with live_app(FakeEngine(), Settings(allow_unknown_params=allowed)) as client:
+            schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
+            for name in ("CompletionRequest", "EngineCompletionRequest", "TokenizeRequest"):
+                assert schemas[name]["additionalProperties"] is allowed
+            body = GOOD | {"made_up": 1}
+            assert (await client.post(URL, json=body)).status_code == (200 if allowed else 400)
 
 
 async def test_openapi_describes_the_request(client: httpx.AsyncClient) -> None:

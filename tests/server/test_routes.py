@@ -36,6 +36,8 @@ ROUTES: list[tuple[str, str, str, Any]] = [
     ("POST", "/v1/detokenize", "/v1/detokenize", {"tokens": [1]}),
     ("GET", "/tokenizer_info", "/tokenizer_info", None),
     ("GET", "/health", "/health", None),
+    ("GET", "/metrics", "/metrics", None),
+    ("GET", "/stats", "/stats", None),
     ("GET", "/version", "/version", None),
 ]
 WITH_BODY = [(path, body) for _, _, path, body in ROUTES if body is not None]
@@ -68,7 +70,8 @@ async def test_an_answer_has_the_id_of_its_request(
     response = await client.request(method, path, json=body, headers=headers)
     assert response.status_code == 200, response.text
     assert response.headers["x-request-id"] == "mine-1"
-    assert response.headers["content-type"] == "application/json"
+    kind = "text/plain" if path == "/metrics" else "application/json"
+    assert response.headers["content-type"].partition(";")[0] == kind
 
 
 @pytest.mark.parametrize(("method", "path"), [(method, path) for method, _, path, _ in ROUTES])

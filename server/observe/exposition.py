@@ -1,0 +1,181 @@
+"""The page that Prometheus reads: every count, in its text format, under `octavo:`.
+
+The names after the prefix, the types, the labels `model_name` and `engine` and the buckets are
+vLLM's, so that what was written for it needs no more than the other prefix
+(`--metrics-compat vllm` shows the page's metrics under `vllm:` too). Of names only those of this
+server's own model and routes are values of labels: a client cannot make new time series.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from prometheus_client import ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from engine import Engine, EngineStats
+from server.observe.engine_counts import EngineCounts
+from server.observe.histogram import Histogram
+from server.observe.metrics import RequestMetrics
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+PREFIX = "octavo"
+
+_HISTOGRAMS = {
+    "time_to_first_token_seconds": "From a request's arrival to its first token.",
+    "inter_token_latency_seconds": "Between two tokens of a choice, each token counted.",
+    "request_time_per_output_token_seconds": "Mean time between the tokens of a request.",
+    "e2e_request_latency_seconds": "From a request's arrival to the end of its answer.",
+    "request_queue_time_seconds": "From a request's arrival to its first step.",
+    "request_inference_time_seconds": "From a request's first step to its last token.",
+    "request_prefill_time_seconds": "From a request's first step to its first token.",
+    "request_decode_time_seconds": "From a request's first token to its last.",
+    "request_prompt_tokens": "Prompt tokens of a request.",
+    "request_generation_tokens": "Generated tokens of a request.",
+    "request_params_max_tokens": "The parameter max_tokens of a request.",
+    "request_params_n": "Choices generated of each prompt of a request.",
+}
+
+
+class MetricsPage:
+    """Made for each scrape. `prefixes` are one or more; `model` is the model's own name."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        counts: EngineCounts,
+        metrics: RequestMetrics,
+        model: str,
+        prefixes: Sequence[str],
+    ) -> None:
+        self._engine = engine
+        self._counts = counts
+        self._metrics = metrics
+        self._model = model
+        self._prefixes = prefixes
+        self._process = ProcessCollector(registry=None)
+
+    async def text(self) -> bytes:
+        """The whole page. Waits for the engine at most as long as `EngineCounts.read` does."""
+        stats = await self._counts.read()
+        families: list[Metric] = []
+        for prefix in self._prefixes:
+            page = _Families(prefix, self._model)
+            families += page.of_engine(self._engine, stats, self._counts.num_deaths)
+            families += page.of_requests(self._metrics)
+        return generate_latest(_Collected([*families, *self._process.collect()]))
+
+
+class _Collected(Collector):
+    """What has been collected already, as `generate_latest` wants it."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+class _Families:
+    """Makes metrics of one prefix, all with the labels of this server's one model and engine."""
+
+    def __init__(self, prefix: str, model: str) -> None:
+        self._prefix = prefix
+        self._labels = (model, "0")
+
+    def of_engine(self, engine: Engine, stats: EngineStats, num_deaths: int) -> Iterator[Metric]:
+        usage = stats.num_blocks_used / max(stats.num_blocks_total, 1)
+        yield self._gauge("num_requests_running", "Choices that run.", stats.num_running)
+        yield self._gauge("num_requests_waiting", "Choices that wait.", stats.num_waiting)
+        yield self._gauge("kv_cache_usage_perc", "KV cache in use, 0 to 1.", usage)
+        yield self._gauge("engine_ready", "1 if the engine takes requests.", engine.is_ready)
+        for name, documentation, total in (
+            ("engine_restarts", "Times the engine process went away unasked.", num_deaths),
+            ("engine_steps", "Steps of the engine.", stats.num_steps),
+            ("prompt_tokens", "Prompt tokens, cached ones included.", stats.num_prompt_tokens),
+            ("prompt_tokens_cached", "Prompt tokens in the cache.", stats.num_cached_tokens),
+            ("generation_tokens", "Tokens generated.", stats.num_generated_tokens),
+            ("num_preemptions", "Choices put back to wait for memory.", stats.num_preemptions),
+            ("prefix_cache_queries", "Prompt tokens looked up.", stats.num_looked_up_tokens),
+            ("prefix_cache_hits", "Prompt tokens found.", stats.num_cached_tokens),
+            ("spec_decode_num_draft_tokens", "Tokens guessed.", stats.num_drafts),
+            ("spec_decode_num_accepted_tokens", "Guesses kept.", stats.num_right_drafts),
+        ):
+            yield self._counter(name, documentation, {(): total})
+        if stats.num_blocks_total:  # else the engine has not been up yet
+            info = engine.info
+            sizes = (str(info.block_size), str(info.num_blocks))
+            family = GaugeMetricFamily(
+                f"{self._prefix}:cache_config_info",
+                "The shape of the KV cache.",
+                labels=("model_name", "engine", "block_size", "num_gpu_blocks"),
+            )
+            family.add_metric((*self._labels, *sizes), 1)
+            yield family
+
+    def of_requests(self, metrics: RequestMetrics) -> Iterator[Metric]:
+        yield self._gauge(
+            "http_requests_in_flight", "HTTP requests being answered.", metrics.num_in_flight
+        )
+        yield self._counter(
+            "request_success",
+            "Choices that ended, by reason; abort and error are not answers.",
+            {(reason,): count for reason, count in metrics.choices.items()},
+            "finished_reason",
+        )
+        yield self._counter(
+            "requests_aborted", "Requests whose client went away.", {(): metrics.num_aborted}
+        )
+        yield self._counter(
+            "corrupted_requests",
+            "Requests for which the model produced no numbers.",
+            {(): metrics.num_corrupted},
+        )
+        yield self._counter(
+            "admission_rejections",
+            "Requests turned away with 429 or 503, by error code.",
+            {(code,): count for code, count in metrics.refusals.items()},
+            "reason",
+        )
+        yield self._counter(
+            "http_requests", "HTTP requests.", metrics.http_requests, "handler", "method", "status"
+        )
+        for name, documentation in _HISTOGRAMS.items():
+            yield self._histogram(name, documentation, getattr(metrics, name))
+
+    def _gauge(self, name: str, documentation: str, value: float) -> Metric:
+        family = GaugeMetricFamily(
+            f"{self._prefix}:{name}", documentation, labels=("model_name", "engine")
+        )
+        family.add_metric(self._labels, float(value))
+        return family
+
+    def _counter(
+        self, name: str, documentation: str, rows: Mapping[Any, float], *labels: str
+    ) -> Metric:
+        family = CounterMetricFamily(
+            f"{self._prefix}:{name}", documentation, labels=("model_name", "engine", *labels)
+        )
+        for values, total in rows.items():
+            family.add_metric((*self._labels, *values), total)
+        return family
+
+    def _histogram(self, name: str, documentation: str, histogram: Histogram) -> Metric:
+        family = HistogramMetricFamily(
+            f"{self._prefix}:{name}", documentation, labels=("model_name", "engine")
+        )
+        buckets = [
+            ("+Inf" if bound == math.inf else str(bound), float(count))
+            for bound, count in histogram.cumulative()
+        ]
+        family.add_metric(self._labels, buckets, histogram.sum)
+        return family
