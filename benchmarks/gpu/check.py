@@ -96,7 +96,7 @@ def report_tokens(report: Report, device: torch.device, is_quick: bool) -> bool:
 
 
 def report_sampler(report: Report, device: torch.device, is_quick: bool) -> bool:
-    sizes = (300, 11, 3) if is_quick else (128_256, 64, 20)
+    sizes = (300, 11, 3) if is_quick else (128_256, 64, 10)
     draws = check_sampler(device, *sizes)
     rows = [[d.name, d.num_draws, d.num_different, "yes" if d.is_right else "NO"] for d in draws]
     report.table("draws against the CPU's", ["parameters", "draws", "different", "right"], rows)

@@ -10,18 +10,21 @@ set -euo pipefail
 step=${1:?which step? 1 to 7, or quick}
 out=${2:-build/gpu}
 # What the steps without the server need of it is msgspec alone, from .whl/ where it was brought.
-site=${GPU_SITE:-/tmp/gpu-site}
+site=build/gpu-site
 if [ -d .whl ] && [ ! -d "$site" ]; then
     python3 -m pip install -q --no-index --no-deps --no-compile --target "$site" .whl/*.whl
 fi
-export PYTHONPATH="$PWD:$site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export PYTHONPATH="$PWD:$PWD/$site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
+failed=0
 part() {  # seconds, module, options
     local seconds=$1 module=$2
     shift 2
     echo "--- $module $*"
-    timeout "$seconds" python3 -m "benchmarks.gpu.$module" --out "$out" "$@" ||
-        echo "--- $module: exit code $?"
+    timeout "$seconds" python3 -m "benchmarks.gpu.$module" --out "$out" "$@" || {
+        echo "--- $module: exit code $? (124 is the time limit)"
+        failed=1
+    }
 }
 
 case $step in
@@ -48,13 +51,14 @@ case $step in
     part 230 peers vllm --cases streams --output-len 256
     ;;
 quick)
-    for module in limits check workload streams "peers transformers"; do
-        # shellcheck disable=SC2086
-        part 300 $module --quick
+    for module in limits check workload streams; do
+        part 300 "$module" --quick
     done
+    part 300 peers transformers --quick
     ;;
 *)
     echo "no step $step" >&2
     exit 2
     ;;
 esac
+exit $failed
