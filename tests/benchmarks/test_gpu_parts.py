@@ -116,3 +116,29 @@ def test_checks(check: str, tmp_path: Path) -> None:
 def peer_figure(engine: str, rate: float) -> dict:
     values = {"output_rate": rate}
     return {"engine": engine, "case": "nano-vllm workload", "values": values, "note": ""}
+
+
+@pytest.mark.parametrize("step", [*map(str, range(1, 8)), "quick"])
+def test_steps_name_parts_that_exist_and_end_in_time(step: str, tmp_path: Path) -> None:
+    """`timeout` is replaced: it only writes down what it was to run, and fails for `limits`."""
+    fake = tmp_path / "timeout"
+    fake.write_text('#!/bin/sh\necho "$@" >> "$0.log"\ncase "$*" in *limits*) exit 124;; esac\n')
+    fake.chmod(0o755)
+    run = subprocess.run(
+        ["bash", "benchmarks/gpu/run_all.sh", step, "some folder"],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    commands = [line.split() for line in (tmp_path / "timeout.log").read_text().splitlines()]
+    assert commands
+    for seconds, python, flag, module, *options in commands:
+        assert seconds.isdecimal() and (python, flag) == ("python3", "-m")
+        assert ROOT.joinpath(*module.split(".")).with_suffix(".py").exists()
+        assert " ".join(options).startswith("--out some folder")
+    if step != "quick":
+        assert sum(int(command[0]) for command in commands) <= 480
+    has_failed = any("limits" in command[3] for command in commands)
+    assert run.returncode == int(has_failed), run.stdout + run.stderr
+    assert ("exit code 124" in run.stdout) == has_failed
