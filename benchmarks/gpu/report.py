@@ -84,8 +84,8 @@ class Report:
 
     def rate_of(self, engine: str, case: str) -> float | None:
         """Output tokens a second, as any part that wrote to this folder measured them; the median
-        where there are several rounds."""
-        figures = read_figures(self._folder)
+        where there are several rounds. Figures with a note are not compared."""
+        figures = [f for f in read_figures(self._folder) if not f.note]
         rates = [f.values["output_rate"] for f in figures if (f.engine, f.case) == (engine, case)]
         return median(rates) if rates else None
 

@@ -93,10 +93,11 @@ def test_a_report_and_what_others_left(tmp_path: Path, capsys: pytest.CaptureFix
     report.figure(Figure("octavo", "case", {"output_rate": 30.0}))
     report.figure(Figure("octavo", "case", {"output_rate": 10.0}))
     report.figure(Figure("octavo", "case", {"output_rate": 20.0}))
+    report.figure(Figure("octavo", "case", {"output_rate": 99.0}, "cut off"))
     other = Report("two", tmp_path, {})
     assert other.rate_of("octavo", "case") == 20.0, "the median"
     assert other.rate_of("vllm", "case") is None
-    assert len(read_figures(tmp_path)) == 3
+    assert len(read_figures(tmp_path)) == 4
     other.target("10 of them", "12", True)
     other.target("20 of them", "12", False)
     printed = capsys.readouterr().out
