@@ -3,8 +3,8 @@
 No phases: a sequence has uncomputed tokens, and a step computes some of them under a token budget.
 First in `Sequence.order` goes first: lower priority numbers, then tenants in turns (`turns.py`).
 Out of pages, the last in that order is preempted and computed again later; nobody is preempted
-merely to let another in. May be asked for the next step before the results of the last one are known.
-Standard library only.
+merely to let another in. May be asked for the next step before the results of the last one are
+known. Standard library only.
 """
 
 from __future__ import annotations

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.api_keys import ApiKeys
+from server.tenants import set_tenant
 from server.wire.errors import CLOSE, ApiError
 
-PUBLIC_PATHS = frozenset({"/health", "/ping"})
+PUBLIC_PATHS = frozenset({"/health", "/livez", "/ping", "/readyz"})
 
 _Headers = Iterable[tuple[bytes, bytes]]
 
@@ -33,10 +34,12 @@ class KeyGuard:
         )
         if not is_open:
             key = presented_key(scope["headers"])
-            if key is None or not self._keys.accept(key):
+            tenant = None if key is None else self._keys.owner(key)
+            if tenant is None:
                 error = _unauthorized(key is None, _announces_body(scope["headers"]))
                 await error.response()(scope, receive, send)
                 return
+            set_tenant(scope, tenant)
         await self._app(scope, receive, send)
 
 

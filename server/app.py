@@ -12,6 +12,7 @@ from engine import Engine, EngineDeadError
 from server.access import PUBLIC_PATHS, KeyGuard
 from server.api_keys import ApiKeys
 from server.boundary import RequestBoundary
+from server.request_queue import RequestQueue
 from server.routes import router
 from server.services import Services
 from server.settings import Settings
@@ -40,7 +41,8 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.services = Services(engine, tokenizer, settings, model_names)
+    queue = RequestQueue(engine, settings)
+    app.state.services = Services(engine, tokenizer, settings, model_names, queue)
     app.include_router(router)
     if api_keys:
         app.add_middleware(KeyGuard, keys=api_keys)

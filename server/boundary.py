@@ -5,6 +5,7 @@ Plain ASGI, because it must not buffer streams. What was handled further in is l
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import uuid
@@ -13,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.disconnect import ClientDisconnected
-from server.wire.errors import internal_error
+from server.wire.errors import internal_error, shutting_down
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +44,17 @@ class RequestBoundary:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = headers["request-id"] = request_id
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # The server ends, and its patience has: uvicorn would write a traceback and plain text.
+            logger.warning("%s %r: cut off by the end of the server", request_id, scope["path"])
+            if not has_started:
+                await shutting_down().response()(scope, receive, send_with_id)
         except ClientDisconnected:
             logger.info("%s %r: the client went away", request_id, scope["path"])
         except Exception:

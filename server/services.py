@@ -12,7 +12,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from engine import Engine
+from server.request_queue import RequestQueue
 from server.settings import Settings
+from server.text_workers import TextWorkers
 from server.tokenizer import Tokenizer
 
 
@@ -24,6 +26,8 @@ class Services:
     tokenizer: Tokenizer
     settings: Settings
     model_names: Sequence[str]
+    queue: RequestQueue
+    workers: TextWorkers = field(default_factory=TextWorkers)
     created: int = field(default_factory=lambda: int(time.time()))
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 from byte_tokenizer import byte_tokenizer
@@ -36,16 +37,24 @@ async def live_app(
     app = create_app(
         engine, tokenizer or byte_tokenizer(), settings, [MODEL, "alias"], api_keys=api_keys
     )
-    async with serving(app, receive_deadline) as client:
+    server = {
+        "stall_timeout": settings.stream_stall_timeout,
+        "max_connections": settings.max_connections,
+        "requests": app.state.services.queue,
+        "drain_timeout": settings.drain_timeout,
+    }
+    async with serving(app, receive_deadline, **server) as client:
         yield client
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, receive_deadline: float) -> AsyncIterator[httpx.AsyncClient]:
-    """As `live_app`, for any application."""
+async def serving(
+    app: ASGIApp, receive_deadline: float, **options: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """As `live_app`, for any application, with options of HttpServer."""
     ready = asyncio.Event()
     server = HttpServer(
-        app, on_ready=ready.set, log_level="info", receive_deadline=receive_deadline
+        app, on_ready=ready.set, log_level="info", receive_deadline=receive_deadline, **options
     )
     with bind("127.0.0.1", 0) as sock:
         serving = asyncio.ensure_future(server.serve([sock]))

@@ -22,6 +22,7 @@ from engine import (
 from server.completion.choice import Choice, ChoiceFormat, Piece
 from server.completion.chunks import Usage
 from server.completion.logprobs import PromptTable, prompt_entries, prompt_table
+from server.request_queue import Ticket
 from server.tokenizer import Tokenizer
 from server.wire.errors import ApiError
 
@@ -44,10 +45,12 @@ class Completion:
         *,
         num_returned: int,
         echo: Sequence[str],
+        ticket: Ticket,
     ) -> None:
         """`num_returned` of the choices of each prompt are for the answer. `echo` has the text of
-        each prompt to be put in front of its choices, or ""."""
+        each prompt to be put in front of its choices, or "". `ticket` is closed at the end."""
         self.num_returned = num_returned
+        self.ticket = ticket
         self._engine = engine
         self._tokenizer = tokenizer
         self._format = shown
@@ -96,7 +99,13 @@ class Completion:
 
     async def __aenter__(self) -> Self:
         """Hand the requests to the engine. Raises EngineDeadError."""
-        self._stream: OutputStream = self._engine.add(list(self._requests.values()))
+        try:
+            self.ticket.check()
+            self._stream: OutputStream = self._engine.add(list(self._requests.values()))
+        except BaseException:
+            self.ticket.close()
+            raise
+        self.ticket.on_refused = self._stream.interrupt
         return self
 
     async def __aexit__(
@@ -106,6 +115,8 @@ class Completion:
         traceback: TracebackType | None,
     ) -> None:
         self._stream.close()
+        usage = self.usage
+        self.ticket.close(usage.num_prompt_tokens + usage.num_completion_tokens)
 
     def interrupt(self) -> None:
         """Make a wait for the next pieces, if there is one, raise TimeoutError. Loses nothing."""
@@ -117,12 +128,22 @@ class Completion:
     async def __anext__(self) -> list[Piece]:
         while True:
             touched: dict[int, Choice] = {}
-            for output in await anext(self._stream):
+            for output in await self._next_outputs():
                 for choice in self._take_in(output):
                     touched[choice.index] = choice
             pieces = [piece for choice in touched.values() if (piece := choice.take()) is not None]
             if pieces:
                 return pieces
+
+    async def _next_outputs(self) -> list[ChoiceOutput]:
+        self.ticket.check()
+        try:
+            outputs = await anext(self._stream)
+        except TimeoutError:
+            self.ticket.check()
+            raise
+        self.ticket.start()
+        return outputs
 
     def _take_in(self, output: ChoiceOutput) -> Sequence[Choice]:
         """Give an output to its choice; returns the choices that may now have something to say."""

@@ -36,8 +36,11 @@ ROUTES: list[tuple[str, str, str, Any]] = [
     ("POST", "/v1/detokenize", "/v1/detokenize", {"tokens": [1]}),
     ("GET", "/tokenizer_info", "/tokenizer_info", None),
     ("GET", "/health", "/health", None),
+    ("GET", "/livez", "/livez", None),
+    ("GET", "/readyz", "/readyz", None),
     ("GET", "/version", "/version", None),
 ]
+HEALTH = ("/health", "/livez", "/readyz")  # may be asked with HEAD too
 WITH_BODY = [(path, body) for _, _, path, body in ROUTES if body is not None]
 
 
@@ -68,6 +71,7 @@ async def test_an_answer_has_the_id_of_its_request(
     response = await client.request(method, path, json=body, headers=headers)
     assert response.status_code == 200, response.text
     assert response.headers["x-request-id"] == "mine-1"
+    assert response.headers["request-id"] == "mine-1"
     assert response.headers["content-type"] == "application/json"
 
 
@@ -76,7 +80,7 @@ async def test_other_methods_are_refused(client: httpx.AsyncClient, method: str,
     for other in {"GET", "POST", "PUT", "PATCH", "DELETE"} - {method}:
         response = await client.request(other, path)
         assert response.status_code == 405, other
-        assert response.headers["allow"] == method
+        assert response.headers["allow"] == ("GET, HEAD" if path in HEALTH else method)
         error = error_of(response)
         assert (error["type"], error["code"]) == ("invalid_request_error", "method_not_supported")
 
@@ -146,7 +150,7 @@ async def test_ping_is_health() -> None:
             assert response.headers["x-request-id"]
         response = await client.put("/ping")
         assert response.status_code == 405
-        assert set(response.headers["allow"].split(", ")) == {"GET", "POST"}
+        assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD", "POST"}
         engine.is_ready = False
         for method in ("GET", "POST"):
             response = await client.request(method, "/ping")
