@@ -85,7 +85,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._write_refusal(too_many_connections())
             transport.close()  # without lingering: what is to be saved is open connections
             return
-        notice_absence(transport.get_extra_info("socket"), self._stall_timeout)
+        # Twice: the system's own end of it is for what is left when we have closed our side.
+        notice_absence(transport.get_extra_info("socket"), 2 * self._stall_timeout)
         self._close_after(self._receive_deadline)
 
     def connection_lost(self, exc: Exception | None) -> None:
