@@ -128,22 +128,19 @@ class Completion:
     async def __anext__(self) -> list[Piece]:
         while True:
             touched: dict[int, Choice] = {}
-            for output in await self._next_outputs():
+            self.ticket.check()
+            try:
+                outputs = await anext(self._stream)
+            except TimeoutError:
+                self.ticket.check()  # it was told to give up, or else the wait was interrupted
+                raise
+            self.ticket.start()
+            for output in outputs:
                 for choice in self._take_in(output):
                     touched[choice.index] = choice
             pieces = [piece for choice in touched.values() if (piece := choice.take()) is not None]
             if pieces:
                 return pieces
-
-    async def _next_outputs(self) -> list[ChoiceOutput]:
-        self.ticket.check()
-        try:
-            outputs = await anext(self._stream)
-        except TimeoutError:
-            self.ticket.check()
-            raise
-        self.ticket.start()
-        return outputs
 
     def _take_in(self, output: ChoiceOutput) -> Sequence[Choice]:
         """Give an output to its choice; returns the choices that may now have something to say."""

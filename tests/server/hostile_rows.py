@@ -1,8 +1,8 @@
 """Inputs that a server may meet, each with the right answer: one row, one line. To be extended.
 
 The numbers are those of the project's list of hostile inputs: 1-30 transport and body, 31-38 keys
-and models, 39-54 prompts, 55-88 parameters, 89-104 streams, 105-124 the process. `test_hostile_rows.py` sends each as
-it stands and then looks whether the server still answers.
+and models, 39-54 prompts, 55-88 parameters, 89-104 streams, 105-124 the process.
+`test_hostile_rows.py` sends each as it stands and then looks whether the server still answers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Clients that go away, over the real scheduler in its own process: their pages are free at once."""
+"""Clients that go away, over the real scheduler in its own process: pages are free at once."""
 
 from __future__ import annotations
 
