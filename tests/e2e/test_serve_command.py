@@ -111,7 +111,8 @@ def test_a_second_signal_means_now(builtin_model: Path) -> None:
             "ignore_eos": True,
         }
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()  # kept, or else the response would be closed with it
+            next(lines)
             process.send_signal(signal.SIGINT)
             while httpx.get(f"{url}/readyz").status_code == 200:
                 pass
