@@ -72,6 +72,6 @@ class BeamGroup:
         assert not self.is_ready, "a decision is overdue"
 
     def _new_sequences(self, count: int) -> list[Sequence]:
-        _, arrival = self.first.order
+        _, turn, arrival = self.first.order
         request = self.first.request
-        return [Sequence(request, i, arrival + i) for i in range(1, count + 1)]
+        return [Sequence(request, i, arrival + i, turn=turn) for i in range(1, count + 1)]

@@ -79,8 +79,9 @@ class Request:
     """One prompt and the `n` choices wanted for it. `prompt_token_ids` is never empty.
 
     `cache_salt` separates prefix caches: equal prompts share pages only under an equal salt. Those
-    of a lower `priority` go first, equals in the order of their arrival. With `beam_search` nothing
-    comes before the end; of `sampling` only lengths, stop tokens and `logprobs` apply.
+    of a lower `priority` go first; among equals the tenants take turns, and the requests of one
+    `tenant` go in the order of their arrival. With `beam_search` nothing comes before the end; of
+    `sampling` only lengths, stop tokens and `logprobs` apply.
     """
 
     request_id: str
@@ -90,6 +91,7 @@ class Request:
     cache_salt: str = ""
     priority: int = 0
     beam_search: BeamSearch | None = None
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

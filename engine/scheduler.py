@@ -1,9 +1,10 @@
 """Decides what each step computes: who runs, how many tokens of each, who waits, who gives way.
 
 No phases: a sequence has uncomputed tokens, and a step computes some of them under a token budget.
-First in `Sequence.order` goes first: lower priority numbers, then the older. Out of pages, the last
-in that order is preempted and computed again later; nobody is preempted merely to let another in.
-May be asked for the next step before the results of the last one are known. Standard library only.
+First in `Sequence.order` goes first: lower priority numbers, then tenants in turns (`turns.py`).
+Out of pages, the last in that order is preempted and computed again later; nobody is preempted
+merely to let another in. May be asked for the next step before the results of the last one are
+known. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from engine.prefix_cache import PrefixCache, Reuse
 from engine.request import ChoiceOutput, FinishReason, Request
 from engine.sequence import Sequence
 from engine.speculation import Speculation
+from engine.turns import Turns
 
 
-def _order(sequence: Sequence) -> tuple[int, int]:
+def _order(sequence: Sequence) -> tuple[int, int, int]:
     return sequence.order
 
 
@@ -52,6 +54,7 @@ class Scheduler:
         self._launched: deque[list[Sequence]] = deque()
         self._releasing: set[Sequence] = set()  # to give up row and pages after a launch under way
         self._num_arrivals = 0
+        self._turns = Turns()
 
     @property
     def has_work(self) -> bool:
@@ -64,13 +67,15 @@ class Scheduler:
         """
         assert request.prompt_token_ids, "an empty prompt has nothing to start from"
         assert request.request_id not in self._sequences, "a request id is in use"
-        first = Sequence(request, 0, self._num_arrivals)
+        turn = self._turns.enter(request)
+        first = Sequence(request, 0, self._num_arrivals, turn=turn)
         sequences = [first]
         if first.is_beam:
             self._groups[request.request_id] = BeamGroup(first, self.config)
         else:
             others = range(1, request.n)
-            sequences += [Sequence(request, i, self._num_arrivals + i, first) for i in others]
+            arrivals = self._num_arrivals
+            sequences += [Sequence(request, i, arrivals + i, first, turn) for i in others]
         self._num_arrivals += request.n
         self._sequences[request.request_id] = sequences
         for sequence in sequences:
@@ -252,6 +257,7 @@ class Scheduler:
         sequence.num_registered_blocks = num_shared
         sequence.parent = None
         sequence.row = self._free_rows.pop()
+        self._turns.start(*sequence.order[:2])
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=_order)
         self.prefix_cache.claim(sequence)
@@ -358,6 +364,7 @@ class Scheduler:
         if not self._sequences[request_id]:
             del self._sequences[request_id]
             self._groups.pop(request_id, None)
+            self._turns.leave(sequence.request)
         is_running = sequence.row is not None and sequence not in self._releasing
         self._leave(sequence, self.running if is_running else self.waiting)
 

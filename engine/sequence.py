@@ -16,7 +16,7 @@ from engine.request import FinishReason, Request, TokenLogprobs
 
 class Sequence:
     """Choice `index` of `request`. `order` says who goes first: the lower priority number, then the
-    older one (`arrival` counts sequences, choices in order).
+    lower `turn` of its request, then the older one (`arrival` counts sequences, choices in order).
 
     `parent` computes all tokens but the last for this one: choice 0 the prompt, a beam what a child
     of it continues. None for those who start alone, and once a sequence has started. The sequences
@@ -24,11 +24,16 @@ class Sequence:
     """
 
     def __init__(
-        self, request: Request, index: int, arrival: int, parent: Sequence | None = None
+        self,
+        request: Request,
+        index: int,
+        arrival: int,
+        parent: Sequence | None = None,
+        turn: int = 0,
     ) -> None:
         self.request = request
         self.index = index
-        self.order = (request.priority, arrival)
+        self.order = (request.priority, turn, arrival)
         self.parent = parent
         self.is_beam = request.beam_search is not None and request.sampling.max_tokens > 0
         self.sampling = beam_sampling(request) if self.is_beam else request.sampling

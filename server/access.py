@@ -10,11 +10,12 @@ from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.api_keys import ApiKeys, key_name
+from server.api_keys import ApiKeys
 from server.observe.record import record_of
+from server.tenants import set_tenant
 from server.wire.errors import CLOSE, ApiError
 
-PUBLIC_PATHS = frozenset({"/health", "/metrics", "/ping"})
+PUBLIC_PATHS = frozenset({"/health", "/livez", "/metrics", "/ping", "/readyz"})
 
 _Headers = Iterable[tuple[bytes, bytes]]
 
@@ -34,13 +35,15 @@ class KeyGuard:
         )
         if not is_open:
             key = presented_key(scope["headers"])
-            if key is None or not self._keys.accept(key):
+            tenant = None if key is None else self._keys.owner(key)
+            if tenant is None:
                 error = _unauthorized(key is None, _announces_body(scope["headers"]))
                 await error.response()(scope, receive, send)
                 return
+            set_tenant(scope, tenant)
             record = record_of(scope)
             if record is not None:
-                record.key_name = key_name(key)
+                record.key_name = tenant.name
         await self._app(scope, receive, send)
 
 

@@ -13,6 +13,7 @@ from server.access import PUBLIC_PATHS, KeyGuard
 from server.api_keys import ApiKeys
 from server.boundary import RequestBoundary
 from server.observe.watch import Watch
+from server.request_queue import RequestQueue
 from server.routes import router
 from server.services import Services
 from server.settings import Settings
@@ -42,8 +43,9 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
+    queue = RequestQueue(engine, settings)
     watch = Watch(engine, settings, model_names[0])
-    app.state.services = Services(engine, tokenizer, settings, model_names, watch)
+    app.state.services = Services(engine, tokenizer, settings, model_names, queue, watch)
     app.include_router(router)
     if api_keys:
         app.add_middleware(KeyGuard, keys=api_keys)

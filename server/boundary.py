@@ -6,6 +6,7 @@ What was handled further in is left alone.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import uuid
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.disconnect import ClientDisconnected
 from server.observe.observer import Observer
 from server.observe.record import CLIENT_CLOSED_REQUEST
-from server.wire.errors import internal_error
+from server.wire.errors import internal_error, shutting_down
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +49,21 @@ class RequestBoundary:
             if message["type"] == "http.response.start":
                 has_started = True
                 record.status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = headers["request-id"] = request_id
             await send(message)
 
         with self._observer.request(scope, request_id) as record:
             try:
                 await self._app(scope, receive, send_with_id)
+            except asyncio.CancelledError:
+                # The server ends, and its patience has: uvicorn would write a traceback and plain
+                # text.
+                logger.warning("%s %r: cut off by the end of the server", request_id, scope["path"])
+                error = shutting_down()
+                record.fail(error.type, error.code)
+                if not has_started:
+                    await error.response()(scope, receive, send_with_id)
             except ClientDisconnected:
                 record.status = CLIENT_CLOSED_REQUEST
                 logger.debug("%s %r: the client went away", request_id, scope["path"])

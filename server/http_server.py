@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
-from typing import cast
+from typing import Protocol, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from server.connections import Connections, affordable_connections
 from server.listen import ListenError
 from server.protocol import HttpProtocol
 from server.wire.limits import (
-    DRAIN_SECONDS,
     HTTP_KEEP_ALIVE_SECONDS,
+    LINGER_SECONDS,
+    MAX_CONNECTIONS,
     RECEIVE_DEADLINE_SECONDS,
+    STALL_SECONDS,
 )
+
+_TICK_SECONDS = 0.05
+
+
+class OpenRequests(Protocol):
+    """What is to be finished before the server ends."""
+
+    @property
+    def num_open(self) -> int: ...
+
+    def start_draining(self) -> None:
+        """Refuse new ones. May be called again, and from a signal handler."""
+
+    def end_all(self) -> None:
+        """Have all be answered with an error, soon."""
 
 
 class HttpServer(uvicorn.Server):
@@ -32,8 +52,18 @@ class HttpServer(uvicorn.Server):
         log_level: str,
         *,
         receive_deadline: float = RECEIVE_DEADLINE_SECONDS,
+        stall_timeout: float = STALL_SECONDS,
+        max_connections: int = MAX_CONNECTIONS,
+        requests: OpenRequests | None = None,
+        drain_timeout: float = 0.0,
     ) -> None:
-        protocol = partial(HttpProtocol, receive_deadline=receive_deadline)
+        """`requests` get `drain_timeout` seconds to end after the first signal."""
+        protocol = partial(
+            HttpProtocol,
+            open_connections=Connections(affordable_connections(max_connections)),
+            receive_deadline=receive_deadline,
+            stall_timeout=stall_timeout,
+        )
         super().__init__(
             uvicorn.Config(
                 app,
@@ -45,10 +75,12 @@ class HttpServer(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 timeout_keep_alive=HTTP_KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=DRAIN_SECONDS,
+                timeout_graceful_shutdown=math.ceil(LINGER_SECONDS),
             )
         )
         self._on_ready = on_ready
+        self._requests = requests
+        self._drain_timeout = drain_timeout
         self.signal_received: signal.Signals | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -58,10 +90,25 @@ class HttpServer(uvicorn.Server):
             raise ListenError(f"cannot listen: {exc.strerror}. Choose another --port.") from None
         self._on_ready()
 
+    async def main_loop(self) -> None:
+        """Also the time after the first signal, in which new requests are answered with a 503."""
+        await super().main_loop()
+        if self._requests is None:
+            return
+        self._requests.start_draining()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._drain_timeout
+        # Signals set no event, here as in uvicorn.
+        while self._requests.num_open and loop.time() < end and not self.force_exit:  # noqa: ASYNC110
+            await asyncio.sleep(_TICK_SECONDS)
+        self._requests.end_all()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.signal_received = signal.Signals(sig)
         self.force_exit = self.should_exit
         self.should_exit = True
+        if self._requests is not None:
+            self._requests.start_draining()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

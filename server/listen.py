@@ -6,6 +6,7 @@ import ipaddress
 import socket
 
 from engine import OctavoError
+from server.wire.limits import MAX_PROBES, PROBE_AFTER_SECONDS, PROBE_SECONDS
 
 
 class ListenError(OctavoError):
@@ -31,6 +32,21 @@ def bind(host: str, port: int) -> socket.socket:
             f"cannot listen on {host} port {port}: {reason}. Choose another --host or --port."
         ) from None
     return sock
+
+
+def notice_absence(sock: socket.socket, unread_seconds: float) -> None:
+    """Have the system end a connection whose client's machine is gone without a word, or which
+    takes nothing for `unread_seconds`."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", PROBE_AFTER_SECONDS),
+        ("TCP_KEEPINTVL", PROBE_SECONDS),
+        ("TCP_KEEPCNT", MAX_PROBES),
+        ("TCP_USER_TIMEOUT", max(int(unread_seconds * 1000), 1)),
+    ):
+        option = getattr(socket, name, None)  # not every system has them all
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def socket_url(sock: socket.socket) -> str:

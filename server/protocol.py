@@ -13,16 +13,24 @@ from typing import Any, cast
 
 import httptools
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 from uvicorn.server import ServerState
 
 from server.boundary import new_request_id
+from server.connections import Connections
+from server.listen import notice_absence
 from server.wire.errors import ApiError
 from server.wire.head import (
     check_head,
     headers_too_large,
     invalid_http,
     receive_timeout,
+    too_many_connections,
     url_too_long,
 )
 from server.wire.limits import (
@@ -31,7 +39,6 @@ from server.wire.limits import (
     MAX_HEADERS,
     MAX_PIPELINED,
     MAX_URL_BYTES,
-    RECEIVE_DEADLINE_SECONDS,
 )
 
 logger = logging.getLogger(__name__)
@@ -41,7 +48,8 @@ class HttpProtocol(HttpToolsProtocol):
     """One connection. Its methods are called by the event loop and, `on_...`, by the parser.
 
     `receive_deadline`: seconds from the first byte of a request to its last, and from the opening
-    of the connection to the first byte.
+    of the connection to the first byte. `stall_timeout`: seconds that a client with more than a
+    buffer full of answers outstanding may go without taking most of it.
     """
 
     def __init__(
@@ -51,9 +59,14 @@ class HttpProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        receive_deadline: float = RECEIVE_DEADLINE_SECONDS,
+        open_connections: Connections,
+        receive_deadline: float,
+        stall_timeout: float,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._open_connections = open_connections
+        self._stall_timeout = stall_timeout
+        self._stall: asyncio.TimerHandle | None = None
         self._receive_deadline = receive_deadline
         self._deadline: asyncio.TimerHandle | None = None
         self._is_ending = False
@@ -67,12 +80,29 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if not self._open_connections.add(self):
+            self._is_ending = True
+            self._write_refusal(too_many_connections())
+            transport.close()  # without lingering: what is to be saved is open connections
+            return
+        # Twice: the system's own end of it is for what is left when we have closed our side.
+        notice_absence(transport.get_extra_info("socket"), 2 * self._stall_timeout)
         self._close_after(self._receive_deadline)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._open_connections.remove(self)
         self._end_deadline()
+        self._end_stall()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall = self.loop.call_later(self._stall_timeout, self._cut_off)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._end_stall()
 
     def data_received(self, data: bytes) -> None:
         if self._is_ending:
@@ -153,13 +183,41 @@ class HttpProtocol(HttpToolsProtocol):
 
     # Called by uvicorn.
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if cycle.scope["http_version"] == "1.0":
+            app = _CloseDelimited(cycle, app)
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._open_connections.used(self)
+
     def _close_after_answer(self) -> None:
         if self.cycle.more_body and not self.transport.is_closing():
             self._linger()
         else:
             self.transport.close()
 
+    # Called by the other connections.
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._is_ending and (self.cycle is None or self.cycle.response_complete)
+
+    def give_way(self) -> None:
+        self.transport.abort()
+
     # Deadlines and refusals.
+
+    def _cut_off(self) -> None:
+        """The client does not read. Its requests end as when it goes away."""
+        logger.info("a client was cut off: it did not read for %g s", self._stall_timeout)
+        self.transport.abort()
+
+    def _end_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def _begin_deadline(self) -> None:
         if self._deadline is None:
@@ -211,6 +269,7 @@ class HttpProtocol(HttpToolsProtocol):
             *self.server_state.default_headers,
             *response.raw_headers,
             (b"x-request-id", request_id.encode("ascii")),
+            (b"request-id", request_id.encode("ascii")),
         ]
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
         self.transport.write(b"%s%s\r\n%s" % (STATUS_LINE[error.status], head, response.body))
@@ -228,6 +287,31 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.flow.resume_reading()
+
+
+class _CloseDelimited:
+    """The application for a client of HTTP/1.0, which does not know chunks: what has no length ends
+    with the connection."""
+
+    def __init__(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._cycle = cycle
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        has_length = True
+
+        async def send_unframed(message: Any) -> None:
+            nonlocal has_length
+            if message["type"] == "http.response.start":
+                names = [name.lower() for name, _ in message["headers"]]
+                has_length = b"content-length" in names
+            if not has_length:
+                # To uvicorn each piece looks like the whole of an answer whose length is known.
+                self._cycle.chunked_encoding = False
+                self._cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await self._app(scope, receive, send_unframed)
 
 
 class _AnswerTransport:

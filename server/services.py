@@ -13,7 +13,9 @@ from fastapi import Depends, Request
 
 from engine import Engine
 from server.observe.watch import Watch
+from server.request_queue import RequestQueue
 from server.settings import Settings
+from server.text_workers import TextWorkers
 from server.tokenizer import Tokenizer
 
 
@@ -25,7 +27,9 @@ class Services:
     tokenizer: Tokenizer
     settings: Settings
     model_names: Sequence[str]
+    queue: RequestQueue
     watch: Watch
+    workers: TextWorkers = field(default_factory=TextWorkers)
     created: int = field(default_factory=lambda: int(time.time()))
 
     @cached_property

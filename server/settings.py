@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 from engine import BUILTIN_MODEL, EngineConfig, default_cache_dir
+from server.wire.limits import MAX_CONNECTIONS, STALL_SECONDS
 
 _ENGINE = EngineConfig(model_path="")
 
@@ -114,6 +115,38 @@ class Settings(BaseSettings):
         "terminal and JSON elsewhere.",
     )
     log_prompts: bool = Field(False, description="Put prompts into the log.")
+    max_queue_requests: int = Field(
+        512, ge=1, description="Requests that may wait for their first token."
+    )
+    max_queue_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens that they may need, prompts and completions; by default what fills "
+        "the KV cache 8 times.",
+    )
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="Requests of one API key, or address where there are no keys."
+    )
+    tokens_per_minute: int | None = Field(
+        None, ge=1, description="Their tokens, prompts and completions."
+    )
+    request_timeout: float = Field(
+        600.0, ge=0, description="Seconds that one request may take; 0: any time."
+    )
+    stream_stall_timeout: float = Field(
+        STALL_SECONDS, gt=0, description="Seconds until a client that stopped reading is cut off."
+    )
+    drain_timeout: float = Field(
+        30.0, ge=0, description="Seconds that open requests get after the signal to stop."
+    )
+    max_connections: int = Field(
+        MAX_CONNECTIONS,
+        ge=1,
+        description="Connections at a time; less where few files may be open.",
+    )
+    share_prefix_cache: bool = Field(
+        False, description="Let API keys reuse each other's cached prompt beginnings."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much to log."
     )

@@ -5,27 +5,36 @@ Long inputs are worked on in a thread, the writing of JSON included, so that str
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 
 import msgspec
 
 from server.completion.prompts import check_token_ids
+from server.text_workers import TextWorkers
 from server.tokenizer import Tokenizer
 from server.wire.limits import TOKENIZE_INLINE_CHARACTERS
 from server.wire.tokenization import DetokenizeRequest, TokenizeRequest
 
 
-async def tokenize(body: TokenizeRequest, tokenizer: Tokenizer, max_model_len: int) -> bytes:
-    """A TokenizeResponse as JSON. The prompt may be longer than the model's context."""
+async def tokenize(
+    body: TokenizeRequest, tokenizer: Tokenizer, max_model_len: int, workers: TextWorkers
+) -> bytes:
+    """A TokenizeResponse as JSON. The prompt may be longer than the model's context.
+
+    Raises ApiError 503 when too many long ones are being worked on.
+    """
     if len(body.prompt) > TOKENIZE_INLINE_CHARACTERS:
-        return await asyncio.to_thread(_tokenize, body, tokenizer, max_model_len)
+        return await workers.run(partial(_tokenize, body, tokenizer, max_model_len))
     return _tokenize(body, tokenizer, max_model_len)
 
 
-async def detokenize(body: DetokenizeRequest, tokenizer: Tokenizer, vocab_size: int) -> bytes:
-    """A DetokenizeResponse as JSON. Raises ApiError 400 for an id outside the vocabulary."""
+async def detokenize(
+    body: DetokenizeRequest, tokenizer: Tokenizer, vocab_size: int, workers: TextWorkers
+) -> bytes:
+    """A DetokenizeResponse as JSON. Raises ApiError 400 for an id outside the vocabulary, and 503
+    as `tokenize` does."""
     if len(body.tokens) > TOKENIZE_INLINE_CHARACTERS:
-        return await asyncio.to_thread(_detokenize, body, tokenizer, vocab_size)
+        return await workers.run(partial(_detokenize, body, tokenizer, vocab_size))
     return _detokenize(body, tokenizer, vocab_size)
 
 

@@ -33,7 +33,15 @@ def build_server(
     """A server for an engine that may be starting still. Raises CheckpointError."""
     tokenizer = load_tokenizer(checkpoint.tokenizer)
     app = create_app(engine, tokenizer, settings, model_names, api_keys=api_keys)
-    return HttpServer(app, on_ready, settings.log_level)
+    return HttpServer(
+        app,
+        on_ready,
+        settings.log_level,
+        stall_timeout=settings.stream_stall_timeout,
+        max_connections=settings.max_connections,
+        requests=app.state.services.queue,
+        drain_timeout=settings.drain_timeout,
+    )
 
 
 async def run_server(server: HttpServer, sock: socket.socket) -> signal.Signals | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 from byte_tokenizer import byte_tokenizer
@@ -15,6 +16,7 @@ from server.api_keys import load_api_keys
 from server.app import create_app
 from server.http_server import HttpServer
 from server.listen import bind, socket_url
+from server.request_queue import RequestQueue
 from server.settings import Settings
 from server.tokenizer import Tokenizer
 from server.wire.limits import RECEIVE_DEADLINE_SECONDS
@@ -29,23 +31,35 @@ async def live_app(
     tokenizer: Tokenizer | None = None,
     *,
     receive_deadline: float = RECEIVE_DEADLINE_SECONDS,
+    on_queue: Callable[[RequestQueue], None] | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a server on a free port. The server has ended when this does."""
+    """A client of a server on a free port. The server has ended when this does. `on_queue` is given
+    its queue, for tests that look into it."""
     settings = settings or Settings()
     api_keys = load_api_keys(settings.api_key, settings.api_key_file)
     app = create_app(
         engine, tokenizer or byte_tokenizer(), settings, [MODEL, "alias"], api_keys=api_keys
     )
-    async with serving(app, receive_deadline) as client:
+    if on_queue is not None:
+        on_queue(app.state.services.queue)
+    server = {
+        "stall_timeout": settings.stream_stall_timeout,
+        "max_connections": settings.max_connections,
+        "requests": app.state.services.queue,
+        "drain_timeout": settings.drain_timeout,
+    }
+    async with serving(app, receive_deadline, **server) as client:
         yield client
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, receive_deadline: float) -> AsyncIterator[httpx.AsyncClient]:
-    """As `live_app`, for any application."""
+async def serving(
+    app: ASGIApp, receive_deadline: float, **options: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """As `live_app`, for any application, with options of HttpServer."""
     ready = asyncio.Event()
     server = HttpServer(
-        app, on_ready=ready.set, log_level="info", receive_deadline=receive_deadline
+        app, on_ready=ready.set, log_level="info", receive_deadline=receive_deadline, **options
     )
     with bind("127.0.0.1", 0) as sock:
         serving = asyncio.ensure_future(server.serve([sock]))

@@ -42,7 +42,7 @@ CONTRACTS = "engine.errors engine.config engine.request"
 BEAMS = "engine.beam_search engine.beam_group"
 POLICY = (
     "engine.block_pool engine.prefix_cache engine.sequence engine.outputs engine.drafts "
-    f"engine.speculation engine.pacing {BEAMS}"
+    f"engine.speculation engine.pacing engine.turns {BEAMS}"
 )
 TENSORS = "torch numpy"
 WEB = (
@@ -73,6 +73,7 @@ LAYERS = {
     "engine.block_pool": layer(),
     "engine.beam_search": layer("engine.request"),
     "engine.drafts": layer("engine.request"),
+    "engine.turns": layer("engine.request"),
     "engine.sequence": layer("engine.beam_search engine.block_pool engine.drafts engine.request"),
     "engine.speculation": layer(
         "engine.batch engine.block_pool engine.config engine.sequence engine.request"

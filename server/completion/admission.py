@@ -11,40 +11,69 @@ from server.completion.completion import Completion
 from server.completion.prompts import EncodedPrompt, encode_prompts
 from server.completion.sampling import sampling_params
 from server.observe.record import CompletionRecord
+from server.request_queue import Ticket
 from server.services import Services
+from server.tenants import Tenant
 from server.text import StopAutomaton
+from server.tokenizer import Tokenizer
 from server.wire.errors import ApiError, bad_request, model_loading
 from server.wire.limits import MAX_ECHOED_NAME, MAX_MODEL_NAME, MAX_SEQUENCES
 from server.wire.schemas import CompletionRequest
 
 
 async def build_completion(
-    completion_id: str, body: CompletionRequest, services: Services, record: CompletionRecord
+    completion_id: str,
+    body: CompletionRequest,
+    services: Services,
+    tenant: Tenant,
+    record: CompletionRecord,
 ) -> Completion:
     """The completion that answers `body`, not started yet. Raises ApiError."""
     check_model(body.model, services)
     if not services.engine.is_ready:
         raise model_loading()
     _check_num_sequences(body)
+    ticket = services.queue.enter(tenant, _least_tokens(body, services.tokenizer))
+    try:
+        return await _build_admitted(completion_id, body, services, ticket, record)
+    except BaseException:
+        ticket.close()
+        raise
+
+
+async def _build_admitted(
+    completion_id: str,
+    body: CompletionRequest,
+    services: Services,
+    ticket: Ticket,
+    record: CompletionRecord,
+) -> Completion:
     info = services.engine.info
     tokenizer = services.tokenizer
     sampling = sampling_params(body, tokenizer, info.vocab_size)
     prompts = await encode_prompts(
         body,
         tokenizer,
+        services.workers,
         vocab_size=info.vocab_size,
         max_len=min(info.max_model_len, info.num_blocks * info.block_size),
     )
+    ticket.settle(
+        sum(len(prompt.token_ids) + body.num_generated * body.max_tokens for prompt in prompts)
+    )
     beam_search = _beam_search(body, prompts, info)
+    tenant = ticket.tenant
+    cache_salt = _cache_salt(body, tenant, services.settings.share_prefix_cache)
     requests = [
         Request(
             f"{completion_id}-{position}",
             prompt.token_ids,
             sampling,
             body.num_generated,
-            body.cache_salt,
+            cache_salt,
             body.priority,
             beam_search,
+            tenant.name,
         )
         for position, prompt in enumerate(prompts)
     ]
@@ -55,8 +84,26 @@ async def build_completion(
         _choice_format(body),
         num_returned=body.n,
         echo=[prompt.text for prompt in prompts],
+        ticket=ticket,
         record=record,
     )
+
+
+def _least_tokens(body: CompletionRequest, tokenizer: Tokenizer) -> int:
+    """What the request may use at least, told without tokenizing anything."""
+    num_tokens = len(body.prompt) * body.num_generated * body.max_tokens
+    if body.truncate_prompt_tokens is None:
+        for prompt in body.prompt:
+            size = len(prompt)
+            num_tokens += size // tokenizer.max_token_bytes if isinstance(prompt, str) else size
+    return num_tokens
+
+
+def _cache_salt(body: CompletionRequest, tenant: Tenant, is_shared: bool) -> str:
+    """Without sharing, the prompts of one key's holder leave no trace that others could find."""
+    if is_shared or not tenant.has_key:
+        return body.cache_salt
+    return f"{tenant.name}@{body.cache_salt}"  # no name and no client's salt has an "@" in it
 
 
 def check_model(name: str, services: Services) -> None:

@@ -24,6 +24,7 @@ from server.completion.choice import Choice, ChoiceFormat, Piece
 from server.completion.chunks import Usage
 from server.completion.logprobs import PromptTable, prompt_entries, prompt_table
 from server.observe.record import CompletionRecord
+from server.request_queue import Ticket
 from server.tokenizer import Tokenizer
 from server.wire.errors import ApiError
 
@@ -46,11 +47,14 @@ class Completion:
         *,
         num_returned: int,
         echo: Sequence[str],
+        ticket: Ticket,
         record: CompletionRecord,
     ) -> None:
         """`num_returned` of the choices of each prompt are for the answer. `echo` has the text of
-        each prompt to be put in front of its choices, or "". `record` is told what comes."""
+        each prompt to be put in front of its choices, or "". `ticket` is closed at the end,
+        `record` is told what comes."""
         self.num_returned = num_returned
+        self.ticket = ticket
         self._record = record
         self._engine = engine
         self._tokenizer = tokenizer
@@ -100,7 +104,13 @@ class Completion:
 
     async def __aenter__(self) -> Self:
         """Hand the requests to the engine. Raises EngineDeadError."""
-        self._stream: OutputStream = self._engine.add(list(self._requests.values()))
+        try:
+            self.ticket.check()
+            self._stream: OutputStream = self._engine.add(list(self._requests.values()))
+        except BaseException:
+            self.ticket.close()
+            raise
+        self.ticket.on_refused = self._stream.interrupt
         return self
 
     async def __aexit__(
@@ -111,6 +121,7 @@ class Completion:
     ) -> None:
         self._stream.close()
         usage = self.usage
+        self.ticket.close(usage.num_prompt_tokens + usage.num_completion_tokens)
         # Cancelled with the client; if not, it ended early by an error.
         early = "abort" if exc and not isinstance(exc, Exception) else "error"
         choices = (choice for choices in self._choices.values() for choice in choices)
@@ -131,7 +142,14 @@ class Completion:
     async def __anext__(self) -> list[Piece]:
         while True:
             touched: dict[int, Choice] = {}
-            for output in await anext(self._stream):
+            self.ticket.check()
+            try:
+                outputs = await anext(self._stream)
+            except TimeoutError:
+                self.ticket.check()  # it was told to give up, or else the wait was interrupted
+                raise
+            self.ticket.start()
+            for output in outputs:
                 for choice in self._take_in(output):
                     touched[choice.index] = choice
             pieces = [piece for choice in touched.values() if (piece := choice.take()) is not None]

@@ -5,9 +5,9 @@ Refuses what cannot fit before it is tokenized: tokenizers take long over megaby
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
+from server.text_workers import TextWorkers
 from server.tokenizer import Tokenizer
 from server.tokenizer.fill_in_middle import FillInMiddle
 from server.wire.errors import ApiError, bad_request
@@ -27,16 +27,21 @@ class EncodedPrompt:
 
 
 async def encode_prompts(
-    body: CompletionRequest, tokenizer: Tokenizer, *, vocab_size: int, max_len: int
+    body: CompletionRequest,
+    tokenizer: Tokenizer,
+    workers: TextWorkers,
+    *,
+    vocab_size: int,
+    max_len: int,
 ) -> list[EncodedPrompt]:
     """Each prompt, none empty, each with room for `max_tokens` more in `max_len`.
 
     Raises ApiError 400: an id outside the vocabulary, more than the model can hold, a suffix where
-    the model has no tokens to mark one.
+    the model has no tokens to mark one. And 503 when too many long ones are being tokenized.
     """
     encoder = _PromptEncoder(body, tokenizer, vocab_size, max_len)
     if encoder.size > TOKENIZE_INLINE_CHARACTERS:
-        return await asyncio.to_thread(encoder.encode_all)
+        return await workers.run(encoder.encode_all)
     return encoder.encode_all()
 
 

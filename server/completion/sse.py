@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 
 from starlette.responses import Response
@@ -37,11 +37,13 @@ class EventStream(Response):
         include_usage: bool,
         continuous_usage: bool,
         keep_alive_seconds: float,
+        headers: Mapping[str, str],
     ) -> None:
+        """`headers` come on top of those of every stream."""
         self.status_code = 200
         self.media_type = "text/event-stream"
         self.background = None
-        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers})
         self._completion = completion
         self._writer = writer
         self._include_usage = include_usage

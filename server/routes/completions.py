@@ -13,6 +13,7 @@ from server.completion.sse import EventStream
 from server.disconnect import unless_disconnected
 from server.routes.described import ERRORS, EVENT, json_body
 from server.services import InjectedServices, Services
+from server.tenants import InjectedTenant
 from server.wire.body import parse_json, read_json_body
 from server.wire.combinations import check_request
 from server.wire.schemas import CompletionRequest, CompletionResponse, StreamOptions
@@ -49,12 +50,13 @@ async def completion_request(request: Request, services: InjectedServices) -> Co
 async def create_completion(
     request: Request,
     services: InjectedServices,
+    tenant: InjectedTenant,
     body: Annotated[CompletionRequest, Depends(completion_request)],
 ) -> Response:
     """Continue one or several prompts."""
     completion_id = f"cmpl-{uuid.uuid4().hex}"
     record = services.watch.observer.completion(request.scope, completion_id, body)
-    completion = await build_completion(completion_id, body, services, record)
+    completion = await build_completion(completion_id, body, services, tenant, record)
     writer = ChunkWriter(completion_id, int(time.time()), body.model, services.system_fingerprint)
     if body.stream:
         options = body.stream_options or StreamOptions()
@@ -64,6 +66,11 @@ async def create_completion(
             include_usage=options.include_usage,
             continuous_usage=options.continuous_usage_stats,
             keep_alive_seconds=services.settings.sse_keep_alive_seconds,
+            headers=completion.ticket.headers(),
         )
     pieces = await unless_disconnected(request.receive, fold(completion))
-    return Response(writer.body(pieces, completion.usage.json()), media_type="application/json")
+    return Response(
+        writer.body(pieces, completion.usage.json()),
+        headers=completion.ticket.headers(),
+        media_type="application/json",
+    )

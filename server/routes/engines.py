@@ -8,6 +8,7 @@ from server.completion.admission import check_model
 from server.routes.completions import COMPLETION_ANSWERS, create_completion, read_completion
 from server.routes.described import ERRORS, json_body
 from server.services import InjectedServices, Services
+from server.tenants import InjectedTenant
 from server.wire.engines import EngineCard, EngineCompletionRequest, EngineList
 
 router = APIRouter()
@@ -29,10 +30,11 @@ async def engine_completion_request(
 async def create_engine_completion(
     request: Request,
     services: InjectedServices,
+    tenant: InjectedTenant,
     body: Annotated[EngineCompletionRequest, Depends(engine_completion_request)],
 ) -> Response:
     """Continue one or several prompts with the model in the URL."""
-    return await create_completion(request, services, body)
+    return await create_completion(request, services, tenant, body)
 
 
 @router.get("/v1/engines/{engine:path}/completions", include_in_schema=False)

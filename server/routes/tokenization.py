@@ -32,7 +32,7 @@ async def create_tokens(request: Request, services: InjectedServices) -> Respons
     """The token ids of a text."""
     body = await _read(TokenizeRequest, request, services)
     max_model_len = services.engine.info.max_model_len
-    return _json(await tokenize(body, services.tokenizer, max_model_len))
+    return _json(await tokenize(body, services.tokenizer, max_model_len, services.workers))
 
 
 @_both.post(
@@ -43,7 +43,8 @@ async def create_tokens(request: Request, services: InjectedServices) -> Respons
 async def create_text(request: Request, services: InjectedServices) -> Response:
     """The text of token ids, special tokens by their names."""
     body = await _read(DetokenizeRequest, request, services)
-    return _json(await detokenize(body, services.tokenizer, services.engine.info.vocab_size))
+    vocab_size = services.engine.info.vocab_size
+    return _json(await detokenize(body, services.tokenizer, vocab_size, services.workers))
 
 
 router = APIRouter()

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 
 from starlette.exceptions import HTTPException
@@ -72,7 +73,38 @@ def unavailable(message: str, code: str) -> ApiError:
         message,
         type="service_unavailable_error",
         code=code,
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+        headers=retry_headers(RETRY_AFTER_SECONDS) | {"x-should-retry": "true"},
+    )
+
+
+def retry_headers(seconds: float) -> dict[str, str]:
+    """When to try again, in whole seconds as HTTP has it and in milliseconds as `openai` reads."""
+    return {
+        "Retry-After": str(max(math.ceil(seconds), 1)),
+        "retry-after-ms": str(math.ceil(seconds * 1000)),
+    }
+
+
+def overloaded() -> ApiError:
+    return unavailable(
+        "Too many requests wait for this server already. Try again in a moment.",
+        "server_is_overloaded",
+    )
+
+
+def shutting_down() -> ApiError:
+    return unavailable("This server is shutting down. Try again in a moment.", "shutting_down")
+
+
+def timed_out(seconds: float, *, was_started: bool) -> ApiError:
+    """504 for a request that took too long; one that never came to its turn may be sent again."""
+    waited = "was not answered" if was_started else "had to wait and was not started"
+    return ApiError(
+        504,
+        f"The request {waited} within the server's limit of {seconds:g} seconds.",
+        type="server_error",
+        code="request_timeout",
+        headers={"x-should-retry": "false"} if was_started else retry_headers(RETRY_AFTER_SECONDS),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from server.wire.errors import CLOSE, ApiError
+from server.wire.errors import CLOSE, ApiError, overloaded
 from server.wire.limits import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
 
 # RFC 3986: a name or an IPv4 address, or an IPv6 address in brackets; then perhaps a port.
@@ -56,6 +56,18 @@ def url_too_long() -> ApiError:
         f"The request's URL is longer than the limit of {MAX_URL_BYTES} bytes.",
         code="url_too_long",
         headers=CLOSE,
+    )
+
+
+def too_many_connections() -> ApiError:
+    """Not about a request: none was read."""
+    error = overloaded()
+    return ApiError(
+        error.status,
+        "This server has too many connections, and none of them is idle. Try again in a moment.",
+        type=error.type,
+        code=error.code,
+        headers={**(error.headers or {}), **CLOSE},
     )
 
 

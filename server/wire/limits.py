@@ -31,6 +31,12 @@ MAX_ECHOED_CHARACTERS = 200  # of a client's input, in an error message
 MAX_ECHOED_NAME = 64
 
 TOKENIZE_INLINE_CHARACTERS = 16 * 1024  # longer prompts are tokenized in a thread
+MAX_TEXT_THREADS = 4
+MAX_TEXTS_WAITING = 128  # for one of these threads
 RETRY_AFTER_SECONDS = 2
 HTTP_KEEP_ALIVE_SECONDS = 75  # connection pools hold idle connections for 60
-DRAIN_SECONDS = 30
+STALL_SECONDS = 60.0  # for a client that does not read to go on
+MAX_CONNECTIONS = 4096
+PROBE_AFTER_SECONDS = 30  # of silence the system asks whether the client's machine is there,
+PROBE_SECONDS = 10  # so often,
+MAX_PROBES = 3  # so many times

@@ -78,6 +78,7 @@ class EngineMachine(RuleBasedStateMachine):
         logprobs=st.sampled_from([None, 2]),
         cache_salt=st.sampled_from(["", "", "other"]),
         priority=st.sampled_from([0, 0, -1, 1]),
+        tenant=st.sampled_from(["", "a", "b"]),
         min_tokens=st.sampled_from([0, 0, 2]),
         beam_search=st.sampled_from(
             [None, None, BeamSearch(), BeamSearch(0.0, "never"), BeamSearch(2.0, True)]
@@ -94,6 +95,7 @@ class EngineMachine(RuleBasedStateMachine):
         logprobs: int | None,
         cache_salt: str,
         priority: int,
+        tenant: str,
         min_tokens: int,
         beam_search: BeamSearch | None,
     ) -> None:
@@ -117,6 +119,7 @@ class EngineMachine(RuleBasedStateMachine):
             cache_salt=cache_salt,
             priority=priority,
             beam_search=beam_search,
+            tenant=tenant,
         )
         self.requests[request.request_id] = request
         self.core.add(request)

@@ -46,6 +46,7 @@ REQUEST = Request(
     ),
     n=3,
     cache_salt="key",
+    tenant="a",
 )
 LOGPROBS = TokenLogprobs(-0.25, 1, [4, 5], [-0.25, -9999.0])
 OUTPUT = ChoiceOutput(

@@ -1,8 +1,8 @@
 """Inputs that a server may meet, each with the right answer: one row, one line. To be extended.
 
 The numbers are those of the project's list of hostile inputs: 1-30 transport and body, 31-38 keys
-and models, 39-54 prompts, 55-88 parameters, 89-104 streams. `test_hostile_rows.py` sends each as
-it stands and then looks whether the server still answers.
+and models, 39-54 prompts, 55-88 parameters, 89-104 streams, 105-124 the process.
+`test_hostile_rows.py` sends each as it stands and then looks whether the server still answers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ENCODING = "unsupported_content_encoding"
 OVERSIZE = "headers_too_large"
 NOT_JSON = "could not parse the JSON body"
 
-ServerName = Literal["open", "with a key", "hasty", "loading"]
+ServerName = Literal["open", "with a key", "hasty", "loading", "full", "limited", "draining"]
 
 
 @dataclass(frozen=True)
@@ -206,6 +206,7 @@ ROWS = [
         "request_too_large",
     ),
     Row(100, "HEAD", http("HEAD"), 405, headers={"allow": "POST"}),
+    *(Row(100, f"HEAD {path}", http("HEAD", path), 200) for path in ("/health", "/livez")),
     *(
         Row(25, name, http(name), 405, code="method_not_supported", headers={"allow": "POST"})
         for name in ("GET", "PUT", "DELETE", "PATCH", "OPTIONS")
@@ -238,6 +239,14 @@ ROWS = [
     closed(28, "a path in Host", raw("GET /v1/models HTTP/1.1", "Host: x/health?")),
     Row(28, "an IPv6 address", raw(GET, "Host: [::1]:8000"), 200),
     closed(29, "HTTP/1.0", raw("GET /health HTTP/1.0"), 200),
+    Row(
+        29,
+        "HTTP/1.0, a stream",
+        post(json.dumps(GOOD | {"stream": True}).encode()).replace(b"HTTP/1.1", b"HTTP/1.0"),
+        200,
+        part="data: [DONE]",
+        headers={"connection": "close"},
+    ),
     closed(29, "HTTP/0.9", b"GET /\r\n\r\n"),
     closed(29, "HTTP/2's preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     closed(29, "HTTP/2", raw("GET / HTTP/2.0", HOST)),
@@ -292,6 +301,53 @@ ROWS = [
         type="service_unavailable_error",
         headers={"retry-after": "2"},
     ),
+    # Queue, limits, shutdown.
+    *(
+        Row(
+            96,
+            f"beyond the queue, {name}",
+            request,
+            503,
+            code="server_is_overloaded",
+            server="full",
+            type="service_unavailable_error",
+            headers={"retry-after": "2", "retry-after-ms": "2000", "x-should-retry": "true"},
+        )
+        for name, request in (
+            ("plain", completion()),
+            ("a stream", completion(stream=True)),
+            ("long", completion(prompt="x" * 4000)),
+        )
+    ),
+    Row(96, "health beside a full queue", http("GET", "/health"), 200, server="full"),
+    Row(
+        97,
+        "over a limit",
+        completion(),
+        429,
+        code="rate_limit_exceeded",
+        server="limited",
+        type="rate_limit_error",
+        headers={"x-ratelimit-limit-tokens": "1", "x-ratelimit-remaining-tokens": "1"},
+    ),
+    *(
+        Row(
+            112,
+            name,
+            request,
+            503,
+            code="shutting_down",
+            server="draining",
+            type="service_unavailable_error",
+            headers={"retry-after": "2", "x-should-retry": "true"},
+        )
+        for name, request in (
+            ("while draining", completion()),
+            ("ready while draining", http("GET", "/readyz")),
+            ("health while draining", http("GET", "/health")),
+        )
+    ),
+    Row(112, "alive while draining", http("GET", "/livez"), 200, server="draining"),
     # Streams.
     Row(
         99,

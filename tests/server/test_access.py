@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from raw_http import connect
 
 from server.access import PUBLIC_PATHS
-from server.api_keys import ApiKeys
+from server.api_keys import load_api_keys
 from server.app import create_app
 from server.settings import Settings
 
@@ -127,7 +127,11 @@ async def test_a_client_with_a_large_body_learns_why(client: httpx.AsyncClient) 
 
 async def test_every_route_needs_a_key(client: httpx.AsyncClient) -> None:
     app = create_app(
-        FakeEngine(), byte_tokenizer(), Settings(), [MODEL], api_keys=ApiKeys(["sk-other"])
+        FakeEngine(),
+        byte_tokenizer(),
+        Settings(),
+        [MODEL],
+        api_keys=load_api_keys(SecretStr("sk-other"), None),
     )
     paths = {context.path for context in iter_route_contexts(app.routes)}
     assert {URL, "/v1/models", "/docs", "/openapi.json", "/health", "/ping"} <= paths
@@ -139,8 +143,10 @@ async def test_every_route_needs_a_key(client: httpx.AsyncClient) -> None:
 
 
 async def test_what_is_public(client: httpx.AsyncClient) -> None:
-    assert sorted(PUBLIC_PATHS) == ["/health", "/metrics", "/ping"]
-    assert (await client.get("/health")).json() == {"status": "ok"}
+    assert sorted(PUBLIC_PATHS) == ["/health", "/livez", "/metrics", "/ping", "/readyz"]
+    for path in PUBLIC_PATHS - {"/metrics"}:
+        assert (await client.get(path)).json() == {"status": "ok"}
+    assert (await client.get("/metrics")).status_code == 200
     for path in ("//health", "/health/", "/health/x", "/v1/../health", "/HEALTH", "/x%2fhealth"):
         async with connect(client) as connection:
             connection.send(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode())

@@ -13,6 +13,7 @@ from server.api_keys import ApiKeyError, ApiKeys, load_api_keys
 from server.banner import banner
 from server.cli.serve import serve
 from server.settings import load_settings
+from server.tenants import Tenant
 
 
 def test_both_sources_count(tmp_path: Path) -> None:
@@ -21,14 +22,52 @@ def test_both_sources_count(tmp_path: Path) -> None:
     keys = load_api_keys(SecretStr("first, second,"), file)
     assert len(keys) == 5
     for key in (b"first", b"second", b"third", b"fourth", b"fi#fth"):
-        assert keys.accept(key)
+        assert keys.owner(key) is not None
     for key in (b"", b"#", b"# whose", b"firs", b"first ", b"first,second", b"\xff", b"x" * 10**6):
-        assert not keys.accept(key)
+        assert keys.owner(key) is None
+
+
+def test_names_and_limits(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("sk-1 name=alice rpm=60 tpm=1000\nsk-2\tname=alice tpm=1000 rpm=60\nsk=3\n")
+    keys = load_api_keys(SecretStr("sk-4"), file)
+    alice = Tenant("alice", True, 60, 1000)
+    assert keys.owner(b"sk-1") == keys.owner(b"sk-2") == alice
+    nameless = [keys.owner(b"sk=3"), keys.owner(b"sk-4")]
+    names = {tenant.name for tenant in nameless if tenant is not None}
+    assert len(names) == 2
+    assert all(name.startswith("key-") and "sk" not in name for name in names)
+    again = load_api_keys(SecretStr("sk-4,sk-4"), None)
+    assert again.owner(b"sk-4") == nameless[1]  # the name does not change with a restart
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "secret name=",
+        "secret name=a/b",
+        "secret rpm=x",
+        "secret rpm=-1",
+        "secret rpm=1.5",
+        "secret tpm=" + "9" * 13,
+        "secret foo=1",
+        "secret name=a rpm",
+        "secret name=a\nsecret name=b",
+        "secret name=a rpm=1\nsecret2 name=a rpm=2",
+    ],
+)
+def test_bad_names_and_limits(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text(content)
+    with pytest.raises(ApiKeyError) as caught:
+        load_api_keys(None, file)
+    assert str(file) in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_no_keys_at_all() -> None:
     assert not load_api_keys(None, None)
-    assert not ApiKeys([]).accept(b"")
+    assert ApiKeys().owner(b"") is None
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,11 @@ ROUTES: list[tuple[str, str, str, Any]] = [
     ("GET", "/health", "/health", None),
     ("GET", "/metrics", "/metrics", None),
     ("GET", "/stats", "/stats", None),
+    ("GET", "/livez", "/livez", None),
+    ("GET", "/readyz", "/readyz", None),
     ("GET", "/version", "/version", None),
 ]
+HEALTH = ("/health", "/livez", "/readyz")  # may be asked with HEAD too
 WITH_BODY = [(path, body) for _, _, path, body in ROUTES if body is not None]
 
 
@@ -70,6 +73,7 @@ async def test_an_answer_has_the_id_of_its_request(
     response = await client.request(method, path, json=body, headers=headers)
     assert response.status_code == 200, response.text
     assert response.headers["x-request-id"] == "mine-1"
+    assert response.headers["request-id"] == "mine-1"
     kind = "text/plain" if path == "/metrics" else "application/json"
     assert response.headers["content-type"].partition(";")[0] == kind
 
@@ -79,7 +83,8 @@ async def test_other_methods_are_refused(client: httpx.AsyncClient, method: str,
     for other in {"GET", "POST", "PUT", "PATCH", "DELETE"} - {method}:
         response = await client.request(other, path)
         assert response.status_code == 405, other
-        assert response.headers["allow"] == method
+        allowed = {method, "HEAD"} if path in HEALTH else {method}
+        assert set(response.headers["allow"].split(", ")) == allowed
         error = error_of(response)
         assert (error["type"], error["code"]) == ("invalid_request_error", "method_not_supported")
 
@@ -149,7 +154,7 @@ async def test_ping_is_health() -> None:
             assert response.headers["x-request-id"]
         response = await client.put("/ping")
         assert response.status_code == 405
-        assert set(response.headers["allow"].split(", ")) == {"GET", "POST"}
+        assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD", "POST"}
         engine.is_ready = False
         for method in ("GET", "POST"):
             response = await client.request(method, "/ping")

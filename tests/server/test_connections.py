@@ -1,0 +1,183 @@
+"""Connections: how many, who gives way, readers that stop, and answers without chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import httpx
+import pytest
+from fake_engine import FakeEngine
+from live_app import MODEL, live_app
+from raw_http import Connection, connect
+
+from server.connections import RESERVED_FILES
+from server.listen import notice_absence
+from server.settings import Settings
+
+GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+URL = "/v1/completions"
+BODY: dict[str, Any] = {"model": MODEL, "prompt": "p", "max_tokens": 2}
+
+
+def completion(version: str = "1.1", **fields: Any) -> bytes:
+    body = json.dumps(BODY | fields).encode()
+    head = f"POST {URL} HTTP/{version}\r\nHost: x\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def is_served(connection: Connection) -> None:
+    connection.send(GET)
+    assert (await connection.answer()).status == 200
+
+
+# How many.
+
+
+async def test_the_longest_idle_connection_gives_way() -> None:
+    async with (
+        live_app(FakeEngine(), Settings(max_connections=2)) as client,
+        connect(client) as first,
+        connect(client) as second,
+    ):
+        for connection in (first, second, first):
+            await is_served(connection)
+        async with connect(client) as third:
+            await is_served(third)
+            assert await second.rest() == b""
+            await is_served(first)
+
+
+async def test_a_connection_that_says_nothing_gives_way() -> None:
+    async with live_app(FakeEngine(), Settings(max_connections=2)) as client:
+        for _ in range(5):
+            async with connect(client) as silent, connect(client) as half:
+                half.send(GET[:-2])
+                async with connect(client) as third:
+                    await is_served(third)
+                assert await silent.rest() == b""
+
+
+async def test_requests_under_way_do_not_give_way() -> None:
+    engine = FakeEngine(manual=True)
+    async with live_app(engine, Settings(max_connections=2)) as client:
+        async with connect(client) as first, connect(client) as second:
+            for number, connection in enumerate((first, second), 1):
+                connection.send(completion())
+                await engine.until(lambda number=number: len(engine.requests) == number)
+            async with connect(client) as third:
+                answer = await third.answer()
+                assert (answer.status, answer.headers["connection"]) == (503, "close")
+                assert answer.error()["code"] == "server_is_overloaded"
+                assert answer.headers["retry-after"]
+                assert await third.rest() == b""
+            while not engine.is_idle:
+                engine.step()
+            for connection in (first, second):
+                assert (await connection.answer()).status == 200
+        async with connect(client) as fourth:
+            await is_served(fourth)
+
+
+def test_no_more_than_files_may_be_open() -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (48, 64))\n"
+        "from server.connections import affordable_connections as affordable\n"
+        "print(affordable(10), affordable(4096), resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == f"10 {64 - RESERVED_FILES} (64, 64)"
+
+
+def test_the_system_looks_for_clients_that_are_gone() -> None:
+    with socket.socket() as sock:
+        notice_absence(sock, 1.5)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        if sys.platform == "linux":
+            options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [
+                30,
+                10,
+                3,
+            ]
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
+
+
+# Readers that stop.
+
+
+def unread(client: httpx.AsyncClient) -> socket.socket:
+    """A connection of which nothing is read, with small buffers."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect((client.base_url.host, client.base_url.port))
+    return sock
+
+
+async def test_a_reader_that_stops_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
+    engine = FakeEngine(lambda request, index: b"x" * 4000)
+    body = {"stream": True, "n": 100, "max_tokens": 4000}
+    with caplog.at_level(logging.INFO, "server"):
+        async with live_app(engine, Settings(stream_stall_timeout=0.5)) as client:
+            with unread(client) as sock:
+                sock.sendall(completion(**body))
+                await engine.until(lambda: not engine.is_idle)
+                # A neighbour is served meanwhile.
+                assert (await client.post(URL, json=BODY)).status_code == 200
+                await engine.until(lambda: bool(engine.aborts))
+            await engine.until(lambda: engine.is_idle)
+    assert "cut off" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_slow_reader_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    engine = FakeEngine(lambda request, index: b"x" * 200)
+    body = {"stream": True, "n": 20, "max_tokens": 200}
+    async with (
+        live_app(engine, Settings(stream_stall_timeout=5)) as client,
+        client.stream("POST", URL, json=BODY | body) as response,
+    ):
+        text = b""
+        async for piece in response.aiter_bytes():
+            text += piece
+            await asyncio.sleep(0.001)
+    assert text.endswith(b"data: [DONE]\n\n")
+    assert engine.aborts == []
+
+
+# HTTP/1.0.
+
+
+async def test_a_stream_for_http_1_0_ends_with_the_connection() -> None:
+    async with live_app(FakeEngine()) as client:
+        async with connect(client) as connection:
+            connection.send(completion("1.1", stream=True))
+            connection.send(b"garbage\r\n\r\n")
+            modern = (await connection.answer()).body
+        assert b"\r\n0\r\n\r\n" in modern
+        async with connect(client) as connection:
+            connection.send(completion("1.0", stream=True))
+            answer = await connection.answer()
+    assert answer.status == 200
+    assert "transfer-encoding" not in answer.headers
+    assert answer.headers["connection"] == "close"
+    *events, done, nothing = answer.body.split(b"\n\n")
+    assert (done, nothing) == (b"data: [DONE]", b"")
+    texts = [json.loads(event.removeprefix(b"data: "))["choices"][0]["text"] for event in events]
+    assert "".join(texts) == " a"
+
+
+async def test_what_has_a_length_keeps_it_in_http_1_0() -> None:
+    async with live_app(FakeEngine()) as client:
+        for request, status in ((completion("1.0"), 200), (completion("1.0", n=0), 400)):
+            async with connect(client) as connection:
+                connection.send(request)
+                answer = await connection.answer()
+                assert answer.status == status
+                assert answer.headers["content-length"] == str(len(answer.body))
+                assert await connection.rest() == b""

@@ -1,0 +1,82 @@
+"""Long texts: worked on beside the event loop, a few at a time, and not without end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from byte_tokenizer import byte_tokenizer
+from fake_engine import FakeEngine
+from live_app import MODEL, live_app
+
+from server.text_workers import TextWorkers
+from server.tokenizer import Tokenizer
+from server.wire.errors import ApiError
+
+
+async def test_so_many_at_a_time_and_so_many_waiting() -> None:
+    workers = TextWorkers(num_threads=2, max_waiting=3)
+    may_end = threading.Event()
+    running: list[int] = []
+
+    def work(number: int) -> int:
+        running.append(number)
+        assert may_end.wait(30)
+        return number
+
+    texts = [asyncio.create_task(workers.run(lambda n=n: work(n))) for n in range(5)]
+    async with asyncio.timeout(20):
+        while len(running) < 2:  # noqa: ASYNC110 - threads set no event of asyncio
+            await asyncio.sleep(0.01)
+    with pytest.raises(ApiError) as caught:
+        await workers.run(lambda: 5)
+    assert (caught.value.status, caught.value.code) == (503, "server_is_overloaded")
+    assert len(running) == 2
+    may_end.set()
+    assert [await text for text in texts] == list(range(5))
+    assert await workers.run(lambda: 6) == 6
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    for _ in range(10):
+        with pytest.raises(ZeroDivisionError):
+            await workers.run(fail)
+
+
+class SlowTokenizer:
+    """Takes its time until it is told to go on, and is otherwise another one."""
+
+    def __init__(self) -> None:
+        self.may_go_on = threading.Event()
+        self.num_started = 0
+        self._inner = byte_tokenizer()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        if len(text) > 1000:
+            self.num_started += 1
+            assert self.may_go_on.wait(30)
+        return self._inner.encode(text, add_special_tokens)
+
+
+async def test_others_are_answered_beside_long_texts() -> None:
+    engine = FakeEngine()
+    slow = SlowTokenizer()
+    tokenizer: Tokenizer = slow  # type: ignore[assignment]
+    async with live_app(engine, tokenizer=tokenizer) as client:
+        long = {"prompt": "x" * 20_000}
+        texts = [asyncio.create_task(client.post("/tokenize", json=long)) for _ in range(6)]
+        async with asyncio.timeout(20):
+            while slow.num_started < 4:  # noqa: ASYNC110 - threads set no event of asyncio
+                await asyncio.sleep(0.01)
+        body = {"model": MODEL, "prompt": "x", "max_tokens": 2}
+        for _ in range(3):
+            assert (await client.post("/v1/completions", json=body)).status_code == 200
+        assert slow.num_started == 4
+        slow.may_go_on.set()
+        for text in texts:
+            assert (await text).status_code == 200
