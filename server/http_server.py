@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -22,8 +23,16 @@ from server.wire.limits import (
 )
 
 
+# For answers that end with an error to reach their clients.
+_CUT_OFF_SECONDS = 5
+
+
 class HttpServer(uvicorn.Server):
-    """Ends gracefully on the first signal and at once on the second; remembers which came."""
+    """Ends gracefully on the first signal and at once on the second; remembers which came.
+
+    Requests that have not finished `drain_timeout` seconds after the first one are to be ended by
+    `on_drain_timeout`; what is left a little later is cut off.
+    """
 
     def __init__(
         self,
@@ -32,6 +41,8 @@ class HttpServer(uvicorn.Server):
         log_level: str,
         *,
         receive_deadline: float = RECEIVE_DEADLINE_SECONDS,
+        drain_timeout: int = DRAIN_SECONDS,
+        on_drain_timeout: Callable[[], None] = lambda: None,
     ) -> None:
         protocol = partial(HttpProtocol, receive_deadline=receive_deadline)
         super().__init__(
@@ -45,10 +56,12 @@ class HttpServer(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 timeout_keep_alive=HTTP_KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=DRAIN_SECONDS,
+                timeout_graceful_shutdown=drain_timeout + _CUT_OFF_SECONDS,
             )
         )
         self._on_ready = on_ready
+        self._drain_timeout = drain_timeout
+        self._on_drain_timeout = on_drain_timeout
         self.signal_received: signal.Signals | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -57,6 +70,16 @@ class HttpServer(uvicorn.Server):
         except OSError as exc:
             raise ListenError(f"cannot listen: {exc.strerror}. Choose another --port.") from None
         self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._drain_timeout, self._on_drain_timeout)
+        await super().shutdown(sockets)
+        timer.cancel()
+
+    def stop(self) -> None:
+        """End gracefully."""
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.signal_received = signal.Signals(sig)

@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 from engine import BUILTIN_MODEL, EngineConfig, default_cache_dir
+from server.wire.limits import DRAIN_SECONDS
 
 _ENGINE = EngineConfig(model_path="")
 
@@ -100,6 +101,18 @@ class Settings(BaseSettings):
     sse_keep_alive_seconds: float = Field(
         15.0, gt=0, description="Silence of a stream after which a comment is sent."
     )
+    engine_timeout: float = Field(
+        _ENGINE.engine_timeout,
+        gt=0,
+        description="Seconds without a finished step after which the engine is taken to hang and is "
+        "replaced. More for models that are slow here.",
+    )
+    drain_timeout: int = Field(
+        DRAIN_SECONDS,
+        ge=0,
+        description="Seconds that requests may take to finish after SIGTERM. Less than what the "
+        "container's platform waits before it kills.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much to log."
     )
@@ -139,6 +152,7 @@ class Settings(BaseSettings):
             num_threads=self.num_threads,
             max_drafts=self.max_drafts,
             cache_dir=str(self.cache_dir),
+            engine_timeout=self.engine_timeout,
         )
 
 

@@ -5,11 +5,12 @@ Imported while the engine starts: a web framework takes long to import, and the 
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from collections.abc import Callable, Sequence
 
-from engine import Checkpoint, Engine
+from engine import Checkpoint, Engine, EngineClient, EngineDeadError
 from server.api_keys import ApiKeys
 from server.app import create_app
 from server.http_server import HttpServer
@@ -28,10 +29,32 @@ def build_server(
     """A server for an engine that may be starting still. Raises CheckpointError."""
     tokenizer = load_tokenizer(checkpoint.tokenizer)
     app = create_app(engine, tokenizer, settings, model_names, api_keys=api_keys)
-    return HttpServer(app, on_ready, settings.log_level)
+
+    def fail_streams() -> None:
+        closing.append(asyncio.ensure_future(engine.close()))
+
+    closing: list[asyncio.Future[None]] = []
+    return HttpServer(
+        app,
+        on_ready,
+        settings.log_level,
+        drain_timeout=settings.drain_timeout,
+        on_drain_timeout=fail_streams,
+    )
 
 
-async def run_server(server: HttpServer, sock: socket.socket) -> signal.Signals | None:
-    """Serve on a bound socket until a signal comes; returns it. Raises ListenError."""
-    await server.serve([sock])
+async def run_server(
+    server: HttpServer, sock: socket.socket, engine: EngineClient
+) -> signal.Signals | None:
+    """Serve on a bound socket until a signal comes; returns it. Raises ListenError, and
+    EngineDeadError when the engine is not started any more."""
+    given_up = asyncio.ensure_future(engine.wait_given_up())
+    given_up.add_done_callback(lambda _: server.stop())
+    try:
+        await server.serve([sock])
+    finally:
+        given_up.cancel()
+        outcomes = await asyncio.gather(given_up, return_exceptions=True)
+    if isinstance(outcomes[0], EngineDeadError):
+        raise outcomes[0]
     return server.signal_received

@@ -17,7 +17,7 @@ from server.http_server import HttpServer
 from server.listen import bind, socket_url
 from server.settings import Settings
 from server.tokenizer import Tokenizer
-from server.wire.limits import RECEIVE_DEADLINE_SECONDS
+from server.wire.limits import DRAIN_SECONDS, RECEIVE_DEADLINE_SECONDS
 
 MODEL = "fake-model"
 
@@ -36,16 +36,22 @@ async def live_app(
     app = create_app(
         engine, tokenizer or byte_tokenizer(), settings, [MODEL, "alias"], api_keys=api_keys
     )
-    async with serving(app, receive_deadline) as client:
+    async with serving(app, receive_deadline, settings.drain_timeout) as client:
         yield client
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, receive_deadline: float) -> AsyncIterator[httpx.AsyncClient]:
+async def serving(
+    app: ASGIApp, receive_deadline: float, drain_timeout: int = DRAIN_SECONDS
+) -> AsyncIterator[httpx.AsyncClient]:
     """As `live_app`, for any application."""
     ready = asyncio.Event()
     server = HttpServer(
-        app, on_ready=ready.set, log_level="info", receive_deadline=receive_deadline
+        app,
+        on_ready=ready.set,
+        log_level="info",
+        receive_deadline=receive_deadline,
+        drain_timeout=drain_timeout,
     )
     with bind("127.0.0.1", 0) as sock:
         serving = asyncio.ensure_future(server.serve([sock]))
