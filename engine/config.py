@@ -19,8 +19,8 @@ class EngineConfig:
     """The engine as asked for, before it is known what the machine and the model can do.
 
     `None` and "auto" mean: let the engine choose. Memory is in bytes. What the engine compiles for
-    this machine is kept in `cache_dir`. An engine that finishes no step for `engine_timeout` seconds
-    is taken to hang. The largest step of the built-in model takes about a second on a CPU, one of
+    this machine is kept in `cache_dir`. An engine that finishes no step for `engine_timeout`
+    seconds is taken to hang. The largest step of the built-in model takes about a second on a CPU, one of
     eight billion parameters some ten; on a busy machine that may be several times as much.
     """
 

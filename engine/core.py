@@ -23,8 +23,8 @@ class EngineCore:
 
     With `max_launches` above one, the next step is launched before the last one's tokens are known
     (the device never waits for the host). A request that makes the runner raise fails alone; `step`
-    raises when the runner can do nothing at all any more. `on_start` is told of requests just before
-    they are launched for the first time.
+    raises when the runner can do nothing at all any more. `on_start` is told of requests just
+    before they, or more choices of them, are launched for the first time.
     """
 
     def __init__(

@@ -77,7 +77,7 @@ class Step(msgspec.Struct, tag=True, frozen=True):
 
 
 class Started(msgspec.Struct, tag=True, frozen=True):
-    """The next step is the first one with these requests. Sent before it, which it may not survive."""
+    """The next step is the first one with these requests. It may not survive that step."""
 
     request_ids: list[str]
 

@@ -1,8 +1,8 @@
 """Keeps one engine process alive: starts it, watches it, starts it again when it dies.
 
 An unexpected end is told at once; the next process follows after a pause that doubles from 0.1 s
-to 10 s. One that hangs is killed. After too many ends in a row it gives up. Knows the process, its
-start and its pulse (Init, Loading, Ready, Ping, Pong, Fatal); what else it says is passed on unread.
+to 10 s. One that hangs is killed. After too many ends in a row it gives up. Knows the process,
+its start and its pulse (Init, Loading, Ready, Ping, Pong, Fatal); what else it says is passed on unread.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Notices an engine process that is alive and does nothing: suspended, deadlocked, in an endless loop.
+"""Notices an engine process that is alive and does nothing: suspended, deadlocked, in a loop.
 
 A process that has been silent is asked for a sign between two steps. Standard library only.
 """

@@ -22,7 +22,6 @@ from server.wire.limits import (
     RECEIVE_DEADLINE_SECONDS,
 )
 
-
 # For answers that end with an error to reach their clients.
 _CUT_OFF_SECONDS = 5
 

@@ -104,8 +104,8 @@ class Settings(BaseSettings):
     engine_timeout: float = Field(
         _ENGINE.engine_timeout,
         gt=0,
-        description="Seconds without a finished step after which the engine is taken to hang and is "
-        "replaced. More for models that are slow here.",
+        description="Seconds without a finished step after which the engine is taken to hang and "
+        "is replaced. More for models that are slow here.",
     )
     drain_timeout: int = Field(
         DRAIN_SECONDS,

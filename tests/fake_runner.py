@@ -128,8 +128,8 @@ class FakeRunner:
         self._last_sampled: list[int | None] = [None] * max_num_seqs
         self.batches: list[Batch] = []
         self.fail_token: int | None = None  # a row that computes this token fails
-        # What a batch raises, None for nothing. Its pages, and those of launches until it was waited
-        # for, hold nothing then.
+        # What a batch raises, None for nothing. Its pages, and those of launches until it was
+        # waited for, hold nothing then.
         self.fault: Callable[[Batch], Exception | None] = lambda batch: None
         self.raises_in_wait = False
         self.is_broken = False

@@ -87,7 +87,8 @@ LAYERS = {
     "engine.prefix_cache": layer("engine.block_pool engine.sequence engine.request"),
     "engine.scheduler": layer(f"{POLICY} engine.batch engine.request engine.config"),
     "engine.core": layer(
-        f"engine.scheduler {POLICY} engine.faults engine.batch engine.stats engine.request engine.config"
+        f"engine.scheduler {POLICY} engine.faults engine.batch engine.stats engine.request "
+        "engine.config"
     ),
     # Files on disk, without torch.
     "engine.checkpoint": layer("engine.errors", "numpy huggingface_hub"),

@@ -147,7 +147,10 @@ class EngineMachine(RuleBasedStateMachine):
             self._step()
 
     @precondition(
-        lambda self: self.num_failures < MAX_UNEXPLAINED - 1 and not self.core.is_isolating
+        lambda self: (
+            self.num_failures < MAX_UNEXPLAINED - 1
+            and not (self.core.is_isolating or self.runner.is_broken)
+        )
     )
     @rule()
     def fail_once(self) -> None:
@@ -205,7 +208,6 @@ class EngineMachine(RuleBasedStateMachine):
         return None
 
     def _started(self, request_ids: list[str]) -> None:
-        assert not self.started & set(request_ids), "a request starts once"
         self.started.update(request_ids)
 
     def _take(self, output: ChoiceOutput) -> None:
