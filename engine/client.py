@@ -167,9 +167,8 @@ class EngineClient:
     """The engine in a child process, `python -m module`.
 
     When it dies or hangs it is started again; meanwhile `is_ready` is False and `add` raises.
-    Streams that have brought something raise EngineDeadError at once, the others go on with the next
-    process.
-    `on_progress(phase, fraction)` follows each loading.
+    Streams that have brought something raise EngineDeadError at once, the others go on with the
+    next process. `on_progress(phase, fraction)` follows each loading.
     """
 
     def __init__(

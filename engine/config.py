@@ -20,8 +20,8 @@ class EngineConfig:
 
     `None` and "auto" mean: let the engine choose. Memory is in bytes. What the engine compiles for
     this machine is kept in `cache_dir`. An engine that finishes no step for `engine_timeout`
-    seconds is taken to hang. The largest step of the built-in model takes about a second on a CPU, one of
-    eight billion parameters some ten; on a busy machine that may be several times as much.
+    seconds is taken to hang: far more than a step of a model of some billion parameters needs on a
+    few busy cores, and as long as clients and proxies may bear silence.
     """
 
     model_path: str

@@ -2,7 +2,8 @@
 
 An unexpected end is told at once; the next process follows after a pause that doubles from 0.1 s
 to 10 s. One that hangs is killed. After too many ends in a row it gives up. Knows the process,
-its start and its pulse (Init, Loading, Ready, Ping, Pong, Fatal); what else it says is passed on unread.
+its start and its pulse (Init, Loading, Ready, Ping, Pong, Fatal); what else it says is passed on
+unread.
 """
 
 from __future__ import annotations

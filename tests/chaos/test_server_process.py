@@ -1,0 +1,190 @@
+"""`python -m server` under signals, and with too little of everything."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(model: Path, *options: str) -> list[str]:
+    return [
+        *[sys.executable, "-m", "server", str(model), "--port", "0", "--dtype", "float32"],
+        *["--served-model-name", "smol", "--max-model-len", "1024", *options],
+    ]
+
+
+@contextmanager
+def serving(
+    model: Path,
+    *options: str,
+    environment: dict[str, str] | None = None,
+    limit: Callable[[], None] | None = None,
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process and its URL. What it writes goes to our own standard error."""
+    process = subprocess.Popen(
+        command(model, *options),
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limit,
+    )
+    assert process.stderr is not None
+    try:
+        url = None
+        for line in process.stderr:
+            print(line, end="", file=sys.stderr)
+            url = url or re.search(r"http://127\.0\.0\.1:\d+", line)
+            if line == "Ready.\n":
+                break
+        assert url, "it did not come up"
+        yield process, url[0]
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def complete(url: str, max_tokens: int, number: int = 0) -> str:
+    """The whole text of a stream's answer."""
+    body = {
+        "model": "smol",
+        "prompt": f"Number {number} is",
+        "max_tokens": max_tokens,
+        "stream": True,
+        "ignore_eos": True,
+    }
+    response = httpx.post(f"{url}/v1/completions", json=body, timeout=240)
+    assert response.status_code == 200, response.text
+    return response.text
+
+
+def test_sigterm_under_load_lets_all_finish(builtin_model: Path) -> None:
+    with (
+        serving(builtin_model, "--drain-timeout", "200") as (process, url),
+        ThreadPoolExecutor(24) as pool,
+    ):
+        posts = [pool.submit(complete, url, 200, number) for number in range(24)]
+        complete(url, 1)
+        process.send_signal(signal.SIGTERM)
+        for post in posts:
+            text = post.result()
+            assert text.endswith("data: [DONE]\n\n")
+            assert '"error"' not in text
+            assert text.count('"finish_reason":"length"') == 1
+        assert process.wait(60) == 0
+
+
+def test_what_does_not_finish_in_time_is_told(builtin_model: Path) -> None:
+    with (
+        serving(builtin_model, "--drain-timeout", "1") as (process, url),
+        ThreadPoolExecutor(16) as pool,
+    ):
+        posts = [pool.submit(complete, url, 1000, number) for number in range(16)]
+        complete(url, 1)
+        process.send_signal(signal.SIGTERM)
+        texts = [post.result() for post in posts]
+        assert all(text.endswith("data: [DONE]\n\n") for text in texts)
+        assert any('"service_unavailable_error"' in text for text in texts)
+        assert process.wait(60) == 0
+
+
+def test_an_engine_that_dies_again_and_again_ends_the_server(builtin_model: Path) -> None:
+    with serving(builtin_model) as (process, url):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        killed = set()
+        assert process.stderr is not None
+        lines = []
+
+        def kill_all() -> None:
+            for pid in children.read_text().split():
+                if pid not in killed:
+                    killed.add(pid)
+                    os.kill(int(pid), signal.SIGKILL)
+
+        kill_all()
+        for line in process.stderr:
+            lines.append(line)
+            if "engine process" in line and "started" in line:
+                assert httpx.get(f"{url}/health", timeout=60).status_code == 503
+                kill_all()
+        assert process.wait(60) == 4
+    said = [line for line in lines if line.startswith("octavo: ")]
+    assert len(said) == 1
+    assert "stopped 10 times in a row" in said[0]
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_few_file_descriptors(builtin_model: Path) -> None:
+    """More connections than it may open: nobody is served beyond, and it recovers."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+    with serving(builtin_model, limit=limit) as (process, url):
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        sockets = [socket.create_connection(address, timeout=60) for _ in range(120)]
+        for sock in sockets:
+            sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert sockets[0].recv(1000).startswith(b"HTTP/1.1 200")
+        for sock in sockets:
+            sock.close()
+        assert complete(url, 4).endswith("data: [DONE]\n\n")
+        assert process.poll() is None
+
+
+def test_a_full_disk_under_the_cache(builtin_model: Path, tmp_path: Path) -> None:
+    """Nothing can be kept there: the kernels cannot be built, and the plain ones serve."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    with serving(builtin_model, environment={"OCTAVO_CACHE": str(tmp_path)}, limit=limit) as (
+        _,
+        url,
+    ):
+        assert complete(url, 4).endswith("data: [DONE]\n\n")
+
+
+def failed_start(arguments: list[str]) -> str:
+    result = subprocess.run(
+        arguments,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 3, result.stderr
+    assert "Traceback" not in result.stderr
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("octavo: ")]
+    return line
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5])
+def test_a_truncated_model(builtin_model: Path, tmp_path: Path, share: float) -> None:
+    whole = builtin_model.read_bytes()
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert str(path) in failed_start(command(path))
+
+
+def test_a_port_in_use(builtin_model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        line = failed_start([*command(builtin_model), "--port", port])
+        assert port in line or "in use" in line
