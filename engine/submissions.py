@@ -160,7 +160,9 @@ class Submissions:
             if suspect.request.request_id in self._submissions:
                 self._try(suspect)
                 return
-        self._submit([s for s in self._submissions.values() if not s.is_sent])
+        for submission in list(self._submissions.values()):
+            if not submission.is_sent:  # one message for each: all together might be too large
+                self._submit([submission])
 
     def _try(self, suspect: _Submission) -> None:
         request = suspect.request
@@ -180,8 +182,6 @@ class Submissions:
         self._send(Add([self._trial]))
 
     def _submit(self, submissions: list[_Submission]) -> None:
-        if not submissions:
-            return
         self._send(Add([submission.request for submission in submissions]))
         for submission in submissions:
             submission.is_sent = True

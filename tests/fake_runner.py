@@ -37,7 +37,7 @@ def _logprob(digest: bytes, token_id: int) -> TokenLogprobs:
     return TokenLogprobs(-key / 65536, 1, [], [])
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=2_000)
 def _best_tokens(digest: bytes) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """All tokens and their log-probabilities, best first. Few values, so that there are equals."""
     logprobs = {t: _logprob(digest, t).logprob for t in range(VOCAB_SIZE)}
