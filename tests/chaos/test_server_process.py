@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Semaphore
 
 import httpx
 import pytest
@@ -59,8 +60,10 @@ def serving(
         process.stderr.close()
 
 
-def complete(url: str, max_tokens: int, number: int = 0) -> str:
-    """The whole text of a stream's answer."""
+def complete(
+    url: str, max_tokens: int, number: int = 0, on_start: Callable[[], object] = bool
+) -> str:
+    """The whole text of a stream's answer; `on_start` is called when it has begun."""
     body = {
         "model": "smol",
         "prompt": f"Number {number} is",
@@ -68,9 +71,12 @@ def complete(url: str, max_tokens: int, number: int = 0) -> str:
         "stream": True,
         "ignore_eos": True,
     }
-    response = httpx.post(f"{url}/v1/completions", json=body, timeout=240)
-    assert response.status_code == 200, response.text
-    return response.text
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=240) as response:
+        assert response.status_code == 200, response.read()
+        texts = response.iter_text()
+        text = next(texts)
+        on_start()
+        return text + "".join(texts)
 
 
 def test_sigterm_under_load_lets_all_finish(builtin_model: Path) -> None:
@@ -78,8 +84,10 @@ def test_sigterm_under_load_lets_all_finish(builtin_model: Path) -> None:
         serving(builtin_model, "--drain-timeout", "200") as (process, url),
         ThreadPoolExecutor(24) as pool,
     ):
-        posts = [pool.submit(complete, url, 200, number) for number in range(24)]
-        complete(url, 1)
+        begun = Semaphore(0)
+        posts = [pool.submit(complete, url, 200, number, begun.release) for number in range(24)]
+        for _ in posts:
+            assert begun.acquire(timeout=120)
         process.send_signal(signal.SIGTERM)
         for post in posts:
             text = post.result()
@@ -94,8 +102,10 @@ def test_what_does_not_finish_in_time_is_told(builtin_model: Path) -> None:
         serving(builtin_model, "--drain-timeout", "1") as (process, url),
         ThreadPoolExecutor(16) as pool,
     ):
-        posts = [pool.submit(complete, url, 1000, number) for number in range(16)]
-        complete(url, 1)
+        begun = Semaphore(0)
+        posts = [pool.submit(complete, url, 1000, number, begun.release) for number in range(16)]
+        for _ in posts:
+            assert begun.acquire(timeout=120)
         process.send_signal(signal.SIGTERM)
         texts = [post.result() for post in posts]
         assert all(text.endswith("data: [DONE]\n\n") for text in texts)
