@@ -129,7 +129,7 @@ def test_an_engine_that_dies_again_and_again_ends_the_server(builtin_model: Path
         kill_all()
         for line in process.stderr:
             lines.append(line)
-            if "engine process" in line and "started" in line:
+            if re.search(r"engine process \d+ started", line):
                 assert httpx.get(f"{url}/health", timeout=60).status_code == 503
                 kill_all()
         assert process.wait(60) == 4
@@ -137,24 +137,6 @@ def test_an_engine_that_dies_again_and_again_ends_the_server(builtin_model: Path
     assert len(said) == 1
     assert "stopped 10 times in a row" in said[0]
     assert not any("Traceback" in line for line in lines)
-
-
-def test_few_file_descriptors(builtin_model: Path) -> None:
-    """More connections than it may open: nobody is served beyond, and it recovers."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-
-    with serving(builtin_model, limit=limit) as (process, url):
-        address = ("127.0.0.1", int(url.rpartition(":")[2]))
-        sockets = [socket.create_connection(address, timeout=60) for _ in range(120)]
-        for sock in sockets:
-            sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert sockets[0].recv(1000).startswith(b"HTTP/1.1 200")
-        for sock in sockets:
-            sock.close()
-        assert complete(url, 4).endswith("data: [DONE]\n\n")
-        assert process.poll() is None
 
 
 def test_a_full_disk_under_the_cache(builtin_model: Path, tmp_path: Path) -> None:
