@@ -7,6 +7,7 @@
 #   BENCH_ARGS       options of benchmarks/serving.py and of `octavo bench serve`
 #   COMPARE_ARGS     options of benchmarks/compare.py
 #   PYTEST_ARGS      options of pytest
+#   SOAK_ARGS        options of tests/chaos/soak.py
 
 PYTHON ?= python3
 TORCH_INDEX_URL ?=
@@ -15,6 +16,7 @@ ARGS =
 BENCH_ARGS =
 COMPARE_ARGS =
 PYTEST_ARGS =
+SOAK_ARGS =
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -33,13 +35,14 @@ TORCH := torch==2.13.0
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-slow lint bench compare clean
+.PHONY: help serve install test test-slow soak lint bench compare clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make serve      set up and serve a model on http://127.0.0.1:8000  (MODEL=... ARGS=...)'
 	@echo 'make test       set up and run the tests'
 	@echo 'make test-slow  run the tests that take minutes'
+	@echo 'make soak       10,000 random requests and aborts; at most 10 minutes  (SOAK_ARGS=...)'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make bench      time the server over HTTP  (BENCH_ARGS=...)'
 	@echo 'make compare    the server and others side by side  (COMPARE_ARGS=...)'
@@ -56,6 +59,9 @@ test: $(DEV_STAMP)
 
 test-slow: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+soak: $(DEV_STAMP)
+	$(BIN)/python tests/chaos/soak.py $(SOAK_ARGS)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .

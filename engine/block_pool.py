@@ -85,6 +85,14 @@ class BlockPool:
             self._hashes[block_id] = content_hash
             self._block_by_hash[content_hash] = block_id
 
+    def unregister(self, block_id: int) -> None:
+        """Make a used block's contents unfindable: they are not what they were to be."""
+        assert self._ref_counts[block_id] > 0, f"block {block_id} unregistered while not in use"
+        content_hash = self._hashes[block_id]
+        if content_hash is not None:
+            del self._block_by_hash[content_hash]
+            self._hashes[block_id] = None
+
     def lookup(self, content_hash: bytes) -> int | None:
         """The block with these contents, used or cached."""
         return self._block_by_hash.get(content_hash)

@@ -15,9 +15,10 @@ from typing import Protocol, Self
 
 from engine.config import EngineConfig
 from engine.errors import EngineDeadError
-from engine.messages import Abort, Add, EngineInfo, FromEngine, GetStats, Stats, Step
+from engine.messages import EngineInfo, FromEngine, GetStats, Started, Stats, Step
 from engine.request import ChoiceOutput, Request
 from engine.stats import EngineStats
+from engine.submissions import Submissions
 from engine.supervisor import Supervisor
 
 # An engine that leaves this much unread hangs; taking more requests for it would only use memory.
@@ -169,8 +170,9 @@ class Engine(Protocol):
 class EngineClient:
     """The engine in a child process, `python -m module`.
 
-    When it dies, every open stream raises EngineDeadError and it is started again; meanwhile
-    `is_ready` is False and `add` raises. `on_progress(phase, fraction)` follows each loading.
+    When it dies or hangs it is started again; meanwhile `is_ready` is False and `add` raises.
+    Streams that have brought something raise EngineDeadError at once, the others go on with the
+    next process. `on_progress(phase, fraction)` follows each loading.
     """
 
     def __init__(
@@ -180,9 +182,17 @@ class EngineClient:
         on_progress: Callable[[str, float], None] | None = None,
         module: str = "engine.process",
     ) -> None:
-        self._supervisor = Supervisor(config, module, self._receive, self._died, on_progress)
+        self._supervisor = Supervisor(
+            config,
+            module,
+            self._receive,
+            self._died,
+            on_progress,
+            on_return=lambda: self._submissions.revive(),
+            on_give_up=self._fail_all,
+        )
+        self._submissions = Submissions(self._supervisor.send)
         self._info: EngineInfo | None = None
-        self._streams: dict[str, OutputStream] = {}
         self._stats_readers: deque[asyncio.Future[EngineStats]] = deque()
         self._is_closed = False
         self._num_deaths = 0
@@ -213,11 +223,8 @@ class EngineClient:
         self._check_ready()
         if self._supervisor.num_unsent_bytes > MAX_UNSENT_BYTES:
             raise EngineDeadError("the engine process does not respond; try again later")
-        stream = OutputStream(requests, self._abort)
-        self._supervisor.send(Add(requests))
-        for request in requests:
-            assert request.request_id not in self._streams, "request ids are used once"
-            self._streams[request.request_id] = stream
+        stream = OutputStream(requests, self._submissions.abort)
+        self._submissions.add(stream, requests)
         return stream
 
     async def stats(self) -> EngineStats:
@@ -226,6 +233,11 @@ class EngineClient:
         self._stats_readers.append(reader)
         self._supervisor.send(GetStats())
         return await reader
+
+    async def wait_given_up(self) -> None:
+        """Wait for ever, or raise EngineDeadError when the engine died so often that it is not
+        started again. May be cancelled."""
+        await self._supervisor.wait_given_up()
 
     async def close(self) -> None:
         self._is_closed = True
@@ -241,33 +253,28 @@ class EngineClient:
     def _receive(self, message: FromEngine) -> None:
         if isinstance(message, Step):
             for output in message.outputs:
-                stream = self._streams.get(output.request_id)
-                if stream is None:
-                    continue  # aborted meanwhile
-                stream.put(output)
-                if output.finish_reason is not None and not stream.is_open(output.request_id):
-                    del self._streams[output.request_id]
+                self._submissions.put(output)
+        elif isinstance(message, Started):
+            self._submissions.start(message.request_ids)
         elif isinstance(message, Stats) and self._stats_readers:
             reader = self._stats_readers.popleft()
             if not reader.done():
                 reader.set_result(message.stats)
 
-    def _abort(self, request_id: str, index: int | None) -> None:
-        if not self._streams[request_id].is_open(request_id):
-            del self._streams[request_id]
-        self._supervisor.send(Abort(request_id, index))
-
     def _died(self, ending: str) -> None:
         self._num_deaths += 1
-        self._fail_all(
+        failure = (
             f"the engine process stopped unexpectedly ({ending}) and is being started again; "
             "send the request again"
         )
+        self._submissions.die(failure)
+        self._fail_readers(failure)
 
     def _fail_all(self, failure: str) -> None:
-        for stream in self._streams.values():
-            stream.fail(failure)
-        self._streams.clear()
+        self._submissions.fail_all(failure)
+        self._fail_readers(failure)
+
+    def _fail_readers(self, failure: str) -> None:
         for reader in self._stats_readers:
             if not reader.done():
                 reader.set_exception(EngineDeadError(failure))

@@ -19,7 +19,9 @@ class EngineConfig:
     """The engine as asked for, before it is known what the machine and the model can do.
 
     `None` and "auto" mean: let the engine choose. Memory is in bytes. What the engine compiles for
-    this machine is kept in `cache_dir`.
+    this machine is kept in `cache_dir`. An engine that finishes no step for `engine_timeout`
+    seconds is taken to hang: far more than a step of a model of some billion parameters needs on a
+    few busy cores, and as long as clients and proxies may bear silence.
     """
 
     model_path: str
@@ -36,6 +38,7 @@ class EngineConfig:
     num_threads: int | None = None
     max_drafts: int | None = None
     cache_dir: str | None = None
+    engine_timeout: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

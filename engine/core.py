@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 
 from engine.batch import Batch, Handle, Runner
 from engine.config import SchedulerConfig
+from engine.faults import FaultIsolation, trial_batch
 from engine.request import ChoiceOutput, Request
 from engine.scheduler import Scheduler
 from engine.stats import EngineStats
@@ -19,12 +22,22 @@ class EngineCore:
     """Drives a runner through the steps of all requests.
 
     With `max_launches` above one, the next step is launched before the last one's tokens are known
-    (the device never waits for the host).
+    (the device never waits for the host). A request that makes the runner raise fails alone; `step`
+    raises when the runner can do nothing at all any more. `on_start` is told of requests just
+    before they, or more choices of them, are launched for the first time.
     """
 
-    def __init__(self, runner: Runner, config: SchedulerConfig, max_launches: int = 1) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        config: SchedulerConfig,
+        max_launches: int = 1,
+        on_start: Callable[[list[str]], None] | None = None,
+    ) -> None:
         self.scheduler = Scheduler(config)
         self._runner = runner
+        self._on_start = on_start
+        self._faults = FaultIsolation(config.max_num_batched_tokens)
         self._max_launches = max_launches
         self._launched: deque[tuple[Batch, Handle, float]] = deque()
         self._last_wait = 0.0
@@ -36,6 +49,11 @@ class EngineCore:
     def has_work(self) -> bool:
         return self.scheduler.has_work
 
+    @property
+    def is_isolating(self) -> bool:
+        """Whether a step failed and it is not known yet because of whom."""
+        return self._faults.is_isolating
+
     def add(self, request: Request) -> None:
         self._num_prompt_tokens += len(request.prompt_token_ids)
         self.scheduler.add(request)
@@ -45,23 +63,72 @@ class EngineCore:
 
     def step(self) -> list[ChoiceOutput]:
         """Launch what can be launched, wait for the oldest launch, report what it brought."""
-        while len(self._launched) < self._max_launches:
+        self._restrict()
+        max_launches = 1 if self._faults.is_isolating else self._max_launches
+        while len(self._launched) < max_launches:
             batch = self.scheduler.schedule()
             if not batch.rows:
                 break
+            self._tell_started()
             started = time.monotonic()  # a launch may do all the work
-            self._launched.append((batch, self._runner.launch(batch), started))
+            try:
+                handle = self._runner.launch(batch)
+            except Exception as error:
+                return self._recover(error, [batch])
+            self._launched.append((batch, handle, started))
         if not self._launched:
             return []
         batch, handle, started = self._launched.popleft()
-        row_outputs = handle.wait()
+        try:
+            row_outputs = handle.wait()
+        except Exception as error:
+            return self._recover(error, [batch, *self._give_up_launches()])
         now = time.monotonic()
         self.scheduler.pacer.observe(batch, now - max(started, self._last_wait))
         self._last_wait = now
         outputs = self.scheduler.update(batch, row_outputs)
         self._num_steps += 1
         self._num_generated_tokens += sum(len(output.token_ids) for output in outputs)
+        self._faults.passed()
         return outputs
+
+    def _recover(self, error: Exception, batches: list[Batch]) -> list[ChoiceOutput]:
+        """The first of these launches raised, which voids the others. Reports who is refused."""
+        sequences = self.scheduler.void(batches)
+        failure = self._faults.failed(error, batches[0], sequences)
+        outputs = []
+        if failure is not None:
+            self._run_trial()
+            outputs = self.scheduler.fail(sequences[0].request.request_id, failure)
+        return outputs
+
+    def _give_up_launches(self) -> list[Batch]:
+        """Let the device finish what was launched after a failure; the results are void."""
+        batches = []
+        while self._launched:
+            batch, handle, _ = self._launched.popleft()
+            batches.append(batch)
+            with suppress(Exception):
+                handle.wait()
+        return batches
+
+    def _run_trial(self) -> None:
+        """Raise if even the smallest step does: then no request is to blame."""
+        place = self.scheduler.spare_place()
+        if place is not None:
+            self._runner.launch(trial_batch(*place)).wait()
+
+    def _restrict(self) -> None:
+        """Let the next step compute what the faults' policy wants to see."""
+        self._faults.next_group()
+        self.scheduler.budget.allowed = self._faults.allowed
+        self.scheduler.budget.max_tokens = self._faults.max_tokens
+
+    def _tell_started(self) -> None:
+        if self.scheduler.started:
+            started, self.scheduler.started = self.scheduler.started, []
+            if self._on_start is not None:
+                self._on_start(started)
 
     def stats(self) -> EngineStats:
         pool = self.scheduler.pool

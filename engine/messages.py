@@ -54,6 +54,10 @@ class GetStats(msgspec.Struct, tag=True, frozen=True):
     pass
 
 
+class Ping(msgspec.Struct, tag=True, frozen=True):
+    """Asks for a Pong between two steps: whether steps come to an end."""
+
+
 # engine process -> API process
 
 
@@ -72,6 +76,16 @@ class Step(msgspec.Struct, tag=True, frozen=True):
     outputs: list[ChoiceOutput]
 
 
+class Started(msgspec.Struct, tag=True, frozen=True):
+    """The next step is the first one with these requests. It may not survive that step."""
+
+    request_ids: list[str]
+
+
+class Pong(msgspec.Struct, tag=True, frozen=True):
+    pass
+
+
 class Stats(msgspec.Struct, tag=True, frozen=True):
     stats: EngineStats
 
@@ -82,5 +96,5 @@ class Fatal(msgspec.Struct, tag=True, frozen=True):
     message: str
 
 
-ToEngine = Init | Add | Abort | GetStats
-FromEngine = Loading | Ready | Step | Stats | Fatal
+ToEngine = Init | Add | Abort | GetStats | Ping
+FromEngine = Loading | Ready | Started | Step | Stats | Pong | Fatal

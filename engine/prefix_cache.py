@@ -92,6 +92,13 @@ class PrefixCache:
             self._drop_claim(hashes[i], sequence)
         sequence.num_registered_blocks = num_full
 
+    def forget(self, sequence: Sequence, start: int) -> None:
+        """Nobody shall find the blocks with what was to be computed from position `start` on."""
+        num_sound = start // self._block_size
+        for block_id in sequence.block_ids[num_sound : sequence.num_registered_blocks]:
+            self._pool.unregister(block_id)
+        sequence.num_registered_blocks = min(sequence.num_registered_blocks, num_sound)
+
     def unclaim(self, sequence: Sequence) -> None:
         """Forget what a sequence that stops running would have filled."""
         for content_hash in sequence.block_hashes[sequence.num_registered_blocks :]:

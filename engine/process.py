@@ -31,7 +31,10 @@ from engine.messages import (
     GetStats,
     Init,
     Loading,
+    Ping,
+    Pong,
     Ready,
+    Started,
     Stats,
     Step,
     ToEngine,
@@ -86,7 +89,7 @@ def _load(channel: BlockingChannel, load_runner: LoadRunner) -> EngineCore:
         limits.step_overhead,
         limits.prompt_budget or "all",
     )
-    core = EngineCore(runner, limits)
+    core = EngineCore(runner, limits, on_start=lambda ids: channel.send(Started(ids)))
     channel.send(Ready(runner.info))
     return core
 
@@ -110,6 +113,8 @@ def _obey(message: ToEngine, core: EngineCore, channel: BlockingChannel) -> None
             core.abort(request_id, index)
         case GetStats():
             channel.send(Stats(core.stats()))
+        case Ping():
+            channel.send(Pong())
         case Init():
             raise AssertionError("an engine is initialised once")
 

@@ -13,14 +13,16 @@ import time
 from bisect import insort
 from collections import deque
 
-from engine.batch import Batch, RowOutput, RowStart, ScheduledRow
+from engine.batch import Batch, RowOutput, ScheduledRow
 from engine.beam_group import BeamGroup
 from engine.block_pool import BlockPool
+from engine.budget import StepBudget
 from engine.config import SchedulerConfig
 from engine.outputs import beam_outputs, failure, take_in
 from engine.pacing import Pacer
 from engine.prefix_cache import PrefixCache, Reuse
-from engine.request import ChoiceOutput, FinishReason, Request
+from engine.request import ChoiceOutput, Failure, FinishReason, Request
+from engine.rows import plan_row, take_back_row
 from engine.sequence import Sequence
 from engine.speculation import Speculation
 from engine.turns import Turns
@@ -42,11 +44,13 @@ class Scheduler:
         self.prefix_cache = PrefixCache(self.pool, config.block_size, config.enable_prefix_caching)
         self.speculation = Speculation(config, self.pool)
         self.pacer = Pacer(config)
+        self.budget = StepBudget(config, self.pacer)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self.num_cached_tokens = 0
         self.num_looked_up_tokens = 0
+        self.started: list[str] = []  # requests that run for the first time, until taken by core
         self._sequences: dict[str, list[Sequence]] = {}  # unfinished, by request
         self._groups: dict[str, BeamGroup] = {}  # of the beam searches among them
         self._copies: dict[int, int] = {}  # pages to copy first in the next batch: target, source
@@ -103,7 +107,9 @@ class Scheduler:
         if counts:
             batch.copies[:0] = [(source, target) for target, source in self._copies.items()]
             self._copies.clear()
-            drafts = self.speculation.plan(counts, len(self.running))
+            drafts = {}
+            if not self.budget.is_restricted:
+                drafts = self.speculation.plan(counts, len(self.running))
             batch.rows = [
                 self._plan_row(batch, sequence, num_tokens, drafts.get(sequence, []))
                 for sequence, num_tokens in counts.items()
@@ -128,6 +134,46 @@ class Scheduler:
             if request_id in self._groups and self._groups[request_id].is_ready:
                 choice_outputs += self._decide(self._groups[request_id])
         return choice_outputs
+
+    def void(self, batches: list[Batch]) -> list[Sequence]:
+        """Take back the newest launches, given in their order: nothing that they did counts.
+
+        What they computed is computed again. Returns the sequences of the first of them.
+        """
+        sequences: list[Sequence] = []
+        involved: dict[Sequence, None] = {}
+        targets: set[int] = set()
+        for batch in reversed(batches):
+            sequences = self._launched.pop()
+            for sequence, row in zip(sequences, batch.rows, strict=True):
+                take_back_row(sequence, row)
+                self.prefix_cache.forget(sequence, row.start)
+            involved.update(dict.fromkeys(sequences))
+            targets.update(target for _, target in batch.copies)
+        for sequence in list(self.running):
+            if sequence in involved or sequence.block_ids[-1] in targets:
+                self._preempt(sequence)
+        for sequence in involved:
+            if sequence in self._releasing:
+                self._release(sequence)
+        return sequences
+
+    def fail(self, request_id: str, error: Failure) -> list[ChoiceOutput]:
+        """End a request with an error; what to report of its unfinished choices."""
+        sequences = list(self._sequences.get(request_id, ()))
+        for sequence in sequences:
+            self._finish(sequence, FinishReason.ERROR)
+        if sequences and sequences[0].is_beam:
+            return failure(sequences[0], error)
+        return [output for sequence in sequences for output in failure(sequence, error)]
+
+    def spare_place(self) -> tuple[int, int] | None:
+        """A row and a page that nobody uses; what the page held is void. None without any."""
+        block_ids = self.pool.allocate(1) if self._free_rows else None
+        if block_ids is None:
+            return None
+        self.pool.free(block_ids)
+        return self._free_rows[-1], block_ids[0]
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless every page and row has exactly the owners it should have."""
@@ -156,34 +202,10 @@ class Scheduler:
 
     def _plan(self, batch: Batch) -> dict[Sequence, int]:
         """How many tokens to compute of whom, with blocks for them."""
-        counts, budget = self._share_budget()
+        counts, budget = self.budget.share(self.running)
         if self._reserve_blocks(counts):
             self._admit(batch, counts, budget)
         return counts
-
-    def _share_budget(self) -> tuple[dict[Sequence, int], int]:
-        """Tokens for each running sequence, and how many are left for others: single ones before
-        long ones, then in order."""
-        budget = self.config.max_num_batched_tokens
-        ready = [sequence for sequence in self.running if self._can_advance(sequence)]
-        single = [sequence for sequence in ready if sequence.num_uncomputed_tokens == 1]
-        counts = dict.fromkeys(single[:budget], 1)
-        budget = min(budget - len(counts), self.pacer.prompt_budget(len(counts)))
-        for sequence in ready:
-            if budget > 0 and sequence not in counts:
-                counts[sequence] = min(sequence.num_uncomputed_tokens, budget)
-                budget -= counts[sequence]
-        return counts, budget
-
-    def _can_advance(self, sequence: Sequence) -> bool:
-        """Whether it needs another token computed, as far as can be known before late results."""
-        num_outputs = len(sequence.output_token_ids) + sequence.num_pending_tokens
-        is_full = (
-            num_outputs >= sequence.sampling.max_tokens
-            or sequence.num_tokens >= self.config.max_model_len
-        )
-        prompt_is_computed = sequence.num_computed_tokens >= sequence.num_prompt_tokens
-        return sequence.num_uncomputed_tokens > 0 and not (is_full and prompt_is_computed)
 
     def _reserve_blocks(self, counts: dict[Sequence, int]) -> bool:
         """Give each planned sequence its blocks, in order, preempting the last one for them.
@@ -220,6 +242,8 @@ class Scheduler:
                 break
             if sequence in self._releasing or sequence.awaits_decision:
                 continue
+            if not self.budget.allows(sequence):
+                continue
             reuse = self.prefix_cache.find(sequence)
             if reuse is None:
                 continue
@@ -252,6 +276,7 @@ class Scheduler:
             reads_cache = self.config.enable_prefix_caching and sequence.prompt_logprobs is None
             if sequence.index == 0 and reads_cache:
                 self.num_looked_up_tokens += sequence.num_prompt_tokens
+            self.started.append(sequence.request.request_id)
         sequence.block_ids = [*reuse.block_ids, *block_ids]
         sequence.num_computed_tokens = reuse.num_tokens
         sequence.num_registered_blocks = num_shared
@@ -266,37 +291,7 @@ class Scheduler:
     def _plan_row(
         self, batch: Batch, sequence: Sequence, num_tokens: int, drafts: list[int]
     ) -> ScheduledRow:
-        assert sequence.row is not None
-        start = sequence.num_computed_tokens
-        stop = start + num_tokens
-        if sequence.num_sent_blocks == 0:
-            known = sequence.token_ids(0, sequence.num_known_tokens)
-            batch.starts.append(
-                RowStart(
-                    row=sequence.row,
-                    index=sequence.index,
-                    sampling=sequence.sampling,
-                    token_ids=known,
-                    num_prompt_tokens=sequence.num_prompt_tokens,
-                )
-            )
-        row = ScheduledRow(
-            row=sequence.row,
-            start=start,
-            num_tokens=num_tokens + len(drafts),
-            token_ids=sequence.token_ids(start, min(stop, sequence.num_known_tokens)) + drafts,
-            num_known_blocks=sequence.num_sent_blocks,
-            new_block_ids=sequence.block_ids[sequence.num_sent_blocks :],
-            sample=stop == sequence.num_tokens and sequence.sampling.max_tokens > 0,
-            num_drafts=len(drafts),
-        )
-        if sequence.wants_prompt_logprobs:
-            row.prompt_targets = sequence.request.prompt_token_ids[start + 1 : stop + 1] or None
-        sequence.num_computed_tokens = stop + len(drafts)
-        sequence.num_sent_blocks = len(sequence.block_ids)
-        # What a beam draws is not its next token: that is decided when its group has reported.
-        sequence.num_pending_tokens += row.sample and not sequence.is_beam
-        sequence.num_launches += 1
+        row = plan_row(batch, sequence, num_tokens, drafts)
         self.prefix_cache.register(sequence)
         return row
 
@@ -307,9 +302,9 @@ class Scheduler:
     ) -> list[ChoiceOutput]:
         """What a row brought, and what there is to report of it."""
         if output.error is not None:
-            request_id = sequence.request.request_id
-            for failed in list(self._sequences[request_id]) if sequence.is_beam else [sequence]:
-                self._finish(failed, FinishReason.ERROR)
+            if sequence.is_beam:
+                return self.fail(sequence.request.request_id, output.error)
+            self._finish(sequence, FinishReason.ERROR)
             return failure(sequence, output.error)
         if output.prompt_logprobs is not None:
             sequence.store_prompt_logprobs(row.start, output.prompt_logprobs)

@@ -1,8 +1,9 @@
 """Keeps one engine process alive: starts it, watches it, starts it again when it dies.
 
 An unexpected end is told at once; the next process follows after a pause that doubles from 0.1 s
-to 10 s. Knows the process and its start (Init, Loading, Ready, Fatal); what else it says is passed
-on unread.
+to 10 s. One that hangs is killed. After too many ends in a row it gives up. Knows the process,
+its start and its pulse (Init, Loading, Ready, Ping, Pong, Fatal); what else it says is passed on
+unread.
 """
 
 from __future__ import annotations
@@ -19,8 +20,19 @@ from pathlib import Path
 
 from engine.channel import AsyncChannel, ChannelError
 from engine.config import EngineConfig
-from engine.errors import EngineStartError
-from engine.messages import EngineInfo, Fatal, FromEngine, Init, Loading, Ready, ToEngine
+from engine.errors import EngineDeadError, EngineStartError
+from engine.messages import (
+    EngineInfo,
+    Fatal,
+    FromEngine,
+    Init,
+    Loading,
+    Ping,
+    Pong,
+    Ready,
+    ToEngine,
+)
+from engine.watchdog import Watchdog
 
 # How long a process that was told to go, or said that it cannot go on, may take until it is killed.
 EXIT_GRACE_SECONDS = 3.0
@@ -37,14 +49,27 @@ class Backoff:
     LONGEST = 10.0
     # An engine that was up for this long is taken to be sound: the next pause is the first again.
     HEALTHY_AFTER = 60.0
+    # So many ends in a row, none of them after health: another start will not help.
+    MOST_ENDS = 10
 
     def __init__(self) -> None:
         self._next = self.FIRST
+        self._num_ends = 0
 
     def pause(self, seconds_up: float) -> float:
-        """The pause before the next start, after a process that was ready for `seconds_up`."""
+        """The pause before the next start, after a process that was ready for `seconds_up`.
+
+        Raises EngineDeadError when there should be no other.
+        """
         if seconds_up >= self.HEALTHY_AFTER:
             self._next = self.FIRST
+            self._num_ends = 0
+        self._num_ends += 1
+        if self._num_ends >= self.MOST_ENDS:
+            raise EngineDeadError(
+                f"the engine process stopped {self._num_ends} times in a row, at most "
+                f"{self.HEALTHY_AFTER:.0f} s after it was ready; the log says how each time"
+            )
         pause = self._next
         self._next = min(2 * pause, self.LONGEST)
         return pause
@@ -57,9 +82,12 @@ class EngineChild:
         self,
         on_message: Callable[[FromEngine], None],
         on_progress: Callable[[str, float], None] | None,
+        timeout: float,
     ) -> None:
         self._on_message = on_message
         self._on_progress = on_progress
+        self._watchdog = Watchdog(timeout, lambda: self._channel.send(Ping()), self._hangs)
+        self._timeout = timeout
         self._ready: asyncio.Future[EngineInfo | None] = asyncio.get_running_loop().create_future()
         self._down = asyncio.Event()
         self._complaint: str | None = None
@@ -75,7 +103,7 @@ class EngineChild:
         on_progress: Callable[[str, float], None] | None,
     ) -> EngineChild:
         """Run `python -m module` and send it Init. Raises EngineStartError."""
-        child = cls(on_message, on_progress)
+        child = cls(on_message, on_progress, config.engine_timeout)
         try:
             ours, theirs = socket.socketpair()
             with theirs:
@@ -126,6 +154,7 @@ class EngineChild:
 
     async def stop(self) -> None:
         """Close the channel, which asks the process to go; kill it if it stays."""
+        self._watchdog.stop()
         self._channel.close()
         await self._reap()
 
@@ -143,13 +172,17 @@ class EngineChild:
         return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
     def _receive(self, message: FromEngine) -> None:
+        self._watchdog.hear()
         match message:
+            case Pong():
+                pass
             case Loading():
                 if self._on_progress is not None:
                     self._on_progress(message.phase, message.fraction)
             case Ready():
                 if not self._ready.done():  # who waited for it may have been cancelled
                     self._ready.set_result(message.info)
+                    self._watchdog.start()
             case Fatal():
                 self._complaint = message.message
                 self._set_down()
@@ -161,7 +194,13 @@ class EngineChild:
             self._complaint = f"the engine process sent what is not a message: {error}"
         self._set_down()
 
+    def _hangs(self) -> None:
+        self._complaint = f"it finished no step for {self._timeout:g} s (--engine-timeout)"
+        self._process.kill()  # asking it would be of no use
+        self._set_down()
+
     def _set_down(self) -> None:
+        self._watchdog.stop()
         self._down.set()
         if not self._ready.done():
             self._ready.set_result(None)
@@ -170,7 +209,8 @@ class EngineChild:
 class Supervisor:
     """One engine process after the other, until `close`.
 
-    `on_message` gets what a ready engine says, `on_death` the way it ended, unasked, in words.
+    `on_message` gets what a ready engine says, `on_death` the way it ended, unasked, in words, and
+    `on_return` follows when another one is ready, or `on_give_up`.
     """
 
     def __init__(
@@ -180,12 +220,17 @@ class Supervisor:
         on_message: Callable[[FromEngine], None],
         on_death: Callable[[str], None],
         on_progress: Callable[[str, float], None] | None = None,
+        *,
+        on_return: Callable[[], None] = lambda: None,
+        on_give_up: Callable[[str], None] = lambda failure: None,
     ) -> None:
         self._config = config
         self._module = module
         self._on_message = on_message
         self._on_death = on_death
         self._on_progress = on_progress
+        self._on_return = on_return
+        self._on_give_up = on_give_up
         self._child: EngineChild | None = None
         self._watch: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -215,12 +260,19 @@ class Supervisor:
         self._watch = asyncio.create_task(self._keep_alive(), name="engine supervisor")
         return info
 
+    async def wait_given_up(self) -> None:
+        """Wait for ever, or raise EngineDeadError when no other process is started any more."""
+        assert self._watch is not None, "nothing is watched before the start"
+        await asyncio.wait([self._watch])
+        if not self._watch.cancelled():
+            self._watch.result()
+
     async def close(self) -> None:
         """End the process and stop watching. May be called at any time, and again."""
         self._is_closed = True
         if self._watch is not None:
             self._watch.cancel()
-            await asyncio.wait([self._watch])
+            await asyncio.gather(self._watch, return_exceptions=True)
             self._watch = None
         if self._child is not None:
             await self._child.stop()
@@ -259,7 +311,11 @@ class Supervisor:
 
     async def _restart(self, backoff: Backoff, seconds_up: float) -> None:
         while True:
-            pause = backoff.pause(seconds_up)
+            try:
+                pause = backoff.pause(seconds_up)
+            except EngineDeadError as error:
+                self._on_give_up(str(error))
+                raise
             logger.info("the engine is started again in %.1f s", pause)
             await asyncio.sleep(pause)
             try:
@@ -268,6 +324,7 @@ class Supervisor:
                 logger.error("the engine could not be started again: %s", error)
                 seconds_up = 0.0
             else:
+                self._on_return()
                 return
 
 

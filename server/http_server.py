@@ -43,7 +43,11 @@ class OpenRequests(Protocol):
 
 
 class HttpServer(uvicorn.Server):
-    """Ends gracefully on the first signal and at once on the second; remembers which came."""
+    """Ends gracefully on the first signal and at once on the second; remembers which came.
+
+    Requests that have not finished `drain_timeout` seconds after the first one are told so; what is
+    left a little later is cut off.
+    """
 
     def __init__(
         self,
@@ -102,6 +106,10 @@ class HttpServer(uvicorn.Server):
         while self._requests.num_open and loop.time() < end and not self.force_exit:  # noqa: ASYNC110
             await asyncio.sleep(_TICK_SECONDS)
         self._requests.end_all()
+
+    def stop(self) -> None:
+        """End gracefully."""
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.signal_received = signal.Signals(sig)

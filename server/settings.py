@@ -136,8 +136,17 @@ class Settings(BaseSettings):
     stream_stall_timeout: float = Field(
         STALL_SECONDS, gt=0, description="Seconds until a client that stopped reading is cut off."
     )
+    engine_timeout: float = Field(
+        _ENGINE.engine_timeout,
+        gt=0,
+        description="Seconds without a finished step after which the engine is taken to hang and "
+        "is replaced. More for models that are slow here.",
+    )
     drain_timeout: float = Field(
-        30.0, ge=0, description="Seconds that open requests get after the signal to stop."
+        30.0,
+        ge=0,
+        description="Seconds that open requests get after the signal to stop. Less than what the "
+        "container's platform waits before it kills.",
     )
     max_connections: int = Field(
         MAX_CONNECTIONS,
@@ -186,6 +195,7 @@ class Settings(BaseSettings):
             num_threads=self.num_threads,
             max_drafts=self.max_drafts,
             cache_dir=str(self.cache_dir),
+            engine_timeout=self.engine_timeout,
         )
 
 

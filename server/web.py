@@ -13,7 +13,7 @@ from typing import cast
 
 from fastapi import FastAPI
 
-from engine import Checkpoint, Engine
+from engine import Checkpoint, Engine, EngineClient, EngineDeadError
 from server.api_keys import ApiKeys
 from server.app import create_app
 from server.http_server import HttpServer
@@ -44,11 +44,20 @@ def build_server(
     )
 
 
-async def run_server(server: HttpServer, sock: socket.socket) -> signal.Signals | None:
-    """Serve on a bound socket until a signal comes; returns it. Raises ListenError."""
+async def run_server(
+    server: HttpServer, sock: socket.socket, engine: EngineClient
+) -> signal.Signals | None:
+    """Serve on a bound socket until a signal comes; returns it. Raises ListenError, and
+    EngineDeadError when the engine is not started any more."""
     services: Services = cast("FastAPI", server.config.app).state.services
+    given_up = asyncio.ensure_future(engine.wait_given_up())
+    given_up.add_done_callback(lambda _: server.stop())
     try:
         await server.serve([sock])
     finally:
+        given_up.cancel()
+        outcomes = await asyncio.gather(given_up, return_exceptions=True)
         await asyncio.to_thread(services.watch.close)
+    if isinstance(outcomes[0], EngineDeadError):
+        raise outcomes[0]
     return server.signal_received

@@ -33,6 +33,10 @@ async def is_ready(client: EngineClient) -> bool:
     return client.is_ready
 
 
+async def is_down(client: EngineClient) -> bool:
+    return not client.is_ready
+
+
 async def has_pid(client: EngineClient) -> bool:
     return client.pid is not None
 

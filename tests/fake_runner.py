@@ -9,6 +9,7 @@ log-probabilities: one wrong page, copy, row or token anywhere shows as a wrong 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import lru_cache
 
 from engine.batch import Batch, RowOutput, RowStart, ScheduledRow
@@ -36,7 +37,7 @@ def _logprob(digest: bytes, token_id: int) -> TokenLogprobs:
     return TokenLogprobs(-key / 65536, 1, [], [])
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=2_000)
 def _best_tokens(digest: bytes) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """All tokens and their log-probabilities, best first. Few values, so that there are equals."""
     logprobs = {t: _logprob(digest, t).logprob for t in range(VOCAB_SIZE)}
@@ -89,11 +90,30 @@ def expected_prompt_logprobs(request: Request) -> list[TokenLogprobs | None]:
     return logprobs
 
 
+class ContractError(BaseException):
+    """The other side broke the contract. No Exception: those are the runner's own failures."""
+
+
 class FakeHandle:
     def __init__(self, outputs: list[RowOutput]) -> None:
         self._outputs = outputs
 
     def wait(self) -> list[RowOutput]:
+        return self._outputs
+
+
+class FailingHandle:
+    """Of a launch that came to nothing, or of one after it."""
+
+    def __init__(self, runner: FakeRunner, error: Exception | None, outputs: list[RowOutput]):
+        self._runner = runner
+        self._error = error
+        self._outputs = outputs
+
+    def wait(self) -> list[RowOutput]:
+        if self._error is not None:
+            self._runner.is_broken = False
+            raise self._error
         return self._outputs
 
 
@@ -108,8 +128,30 @@ class FakeRunner:
         self._last_sampled: list[int | None] = [None] * max_num_seqs
         self.batches: list[Batch] = []
         self.fail_token: int | None = None  # a row that computes this token fails
+        # What a batch raises, None for nothing. Its pages, and those of launches until it was
+        # waited for, hold nothing then.
+        self.fault: Callable[[Batch], Exception | None] = lambda batch: None
+        self.raises_in_wait = False
+        self.is_broken = False
 
-    def launch(self, batch: Batch) -> FakeHandle:
+    def launch(self, batch: Batch) -> FakeHandle | FailingHandle:
+        try:
+            outputs = self._launch(batch)
+        except AssertionError as error:
+            raise ContractError(str(error)) from error
+        error = None if self.is_broken else self.fault(batch)
+        if error is None and not self.is_broken:
+            return FakeHandle(outputs)
+        for row in batch.rows:
+            for position in range(row.start, row.start + row.num_tokens):
+                page = self._tables[row.row][position // self._block_size]
+                self._pages[page][position % self._block_size] = None
+        if error is not None and not self.raises_in_wait:
+            raise error
+        self.is_broken = True
+        return FailingHandle(self, error, [RowOutput([VOCAB_SIZE]) for _ in batch.rows])
+
+    def _launch(self, batch: Batch) -> list[RowOutput]:
         assert batch.rows, "an empty batch is not launched"
         self.batches.append(batch)
         for start in batch.starts:
@@ -126,7 +168,7 @@ class FakeRunner:
                     self._pages[block_id] = [None] * self._block_size
         row_ids = [row.row for row in batch.rows]
         assert len(set(row_ids)) == len(row_ids), "a row is scheduled twice"
-        return FakeHandle([self._run(row) for row in batch.rows])
+        return [self._run(row) for row in batch.rows]
 
     def _run(self, row: ScheduledRow) -> RowOutput:
         start = self._starts[row.row]
@@ -174,5 +216,5 @@ class FakeRunner:
 
     def _read(self, table: list[int], position: int) -> bytes:
         digest = self._pages[table[position // self._block_size]][position % self._block_size]
-        assert digest is not None, "a page is read that was never written"
-        return digest
+        assert digest is not None or self.is_broken, "a page is read that was never written"
+        return digest or b""

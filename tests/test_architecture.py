@@ -42,7 +42,7 @@ CONTRACTS = "engine.errors engine.config engine.request"
 BEAMS = "engine.beam_search engine.beam_group"
 POLICY = (
     "engine.block_pool engine.prefix_cache engine.sequence engine.outputs engine.drafts "
-    f"engine.speculation engine.pacing engine.turns {BEAMS}"
+    f"engine.speculation engine.pacing engine.turns engine.budget engine.rows {BEAMS}"
 )
 TENSORS = "torch numpy"
 WEB = (
@@ -80,20 +80,28 @@ LAYERS = {
     ),
     "engine.beam_group": layer("engine.beam_search engine.sequence engine.request engine.config"),
     "engine.pacing": layer("engine.batch engine.config engine.request"),
+    "engine.budget": layer("engine.config engine.pacing engine.sequence"),
+    "engine.rows": layer("engine.batch engine.sequence"),
+    "engine.faults": layer("engine.batch engine.request engine.sequence"),
     "engine.calibration": layer("engine.batch engine.config engine.request"),
     "engine.outputs": layer("engine.beam_group engine.sequence engine.batch engine.request"),
     "engine.prefix_cache": layer("engine.block_pool engine.sequence engine.request"),
     "engine.scheduler": layer(f"{POLICY} engine.batch engine.request engine.config"),
     "engine.core": layer(
-        f"engine.scheduler {POLICY} engine.batch engine.stats engine.request engine.config"
+        f"engine.scheduler {POLICY} engine.faults engine.batch engine.stats engine.request "
+        "engine.config"
     ),
     # Files on disk, without torch.
     "engine.checkpoint": layer("engine.errors", "numpy huggingface_hub"),
     # The seam. The parent's side never imports what the child needs.
     "engine": layer(f"{CONTRACTS} engine.stats engine.messages engine.client engine.checkpoint."),
     "engine.channel": layer("engine.errors engine.messages", "msgspec"),
-    "engine.supervisor": layer(f"{CONTRACTS} engine.messages engine.channel"),
-    "engine.client": layer(f"{CONTRACTS} engine.stats engine.messages engine.supervisor"),
+    "engine.watchdog": layer(),
+    "engine.supervisor": layer(f"{CONTRACTS} engine.messages engine.channel engine.watchdog"),
+    "engine.submissions": layer("engine.request engine.messages"),
+    "engine.client": layer(
+        f"{CONTRACTS} engine.stats engine.messages engine.submissions engine.supervisor"
+    ),
     "engine.process": layer(
         f"{CONTRACTS} engine.stats engine.batch engine.messages engine.channel engine.core "
         "engine.calibration "

@@ -21,7 +21,6 @@ import pytest
 import yaml
 
 from server.settings import Settings
-from server.wire.limits import DRAIN_SECONDS
 
 ROOT = Path(__file__).parent.parent
 # A line that ends in a backslash goes on; comments and empty lines are nothing.
@@ -206,7 +205,7 @@ def test_compose() -> None:
         assert service["tmpfs"] == ["/tmp"]  # noqa: S108
         assert service["cap_drop"] == ["ALL"]
         assert "no-new-privileges:true" in service["security_opt"]
-        assert int(service["stop_grace_period"].removesuffix("s")) > DRAIN_SECONDS
+        assert int(service["stop_grace_period"].removesuffix("s")) > Settings().drain_timeout
         assert service["ports"][0].startswith("${OCTAVO_PUBLISH:-127.0.0.1:")
         assert service["build"]["args"].keys() <= arguments_known
         assert service["volumes"] == ["octavo-cache:/cache"]

@@ -19,7 +19,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from engine import EngineClient, OctavoError, open_checkpoint, resolve_model
+from engine import EngineClient, EngineDeadError, OctavoError, open_checkpoint, resolve_model
 from server.api_keys import load_api_keys
 from server.banner import StartupProgress, banner
 from server.cli.options import ALL_SETTINGS, fail, read_settings, setting_options
@@ -35,6 +35,7 @@ else:
     _new_event_loop = uvloop.new_event_loop
 
 EXIT_STARTUP = 3
+EXIT_ENGINE_DEAD = 4
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143  # by SIGTERM before there was anything to finish
 
@@ -54,6 +55,8 @@ def serve(config: Path | None, **options: Any) -> None:
             asyncio.Runner(loop_factory=_new_event_loop) as runner,
         ):
             received = runner.run(_serve(settings))
+    except EngineDeadError as exc:
+        fail(exc, EXIT_ENGINE_DEAD)
     except OctavoError as exc:
         fail(exc, EXIT_STARTUP)
     except KeyboardInterrupt:
@@ -77,7 +80,8 @@ def _terminable() -> Iterator[None]:
 
 
 async def _serve(settings: Settings) -> signal.Signals | None:
-    """Serve until a signal comes; returns it. Raises OctavoError when the start fails."""
+    """Serve until a signal comes; returns it. Raises OctavoError when the start fails, and
+    EngineDeadError when the engine does again and again."""
     console = Console(stderr=True)
     api_keys = load_api_keys(settings.api_key, settings.api_key_file)
     sock = bind(settings.host, settings.port)
@@ -119,7 +123,7 @@ async def _serve(settings: Settings) -> signal.Signals | None:
             )
             await starting
             progress.stop()
-            received: signal.Signals | None = await web.run_server(server, sock)
+            received: signal.Signals | None = await web.run_server(server, sock, engine)
             return received
         finally:
             starting.cancel()

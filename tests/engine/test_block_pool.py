@@ -88,3 +88,16 @@ def test_hashes_depend_on_salt_parent_and_every_token() -> None:
     }
     assert len(hashes) == 5
     assert block_hash(root_hash(""), [1, 2]) == _hash(1, 2)
+
+
+def test_an_unregistered_block_is_found_no_more() -> None:
+    pool = BlockPool(2)
+    block_ids = pool.allocate(2)
+    assert block_ids is not None
+    pool.register(block_ids[0], b"a")
+    pool.unregister(block_ids[0])
+    pool.unregister(block_ids[1])  # was not registered
+    assert pool.lookup(b"a") is None
+    pool.free(block_ids)
+    pool.check_integrity()
+    assert (pool.num_available, pool.num_cached) == (2, 0)

@@ -1,5 +1,6 @@
 """Random lives of the engine: whatever happens, in whatever order, every choice gets its tokens.
 
+Steps that raise included: for good with a poisoned request, by chance, or out of memory.
 The fake runner's outputs depend on every page it reads, so this also proves the block tables.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 import pytest
 from fake_runner import (
     VOCAB_SIZE,
+    ContractError,
     FakeRunner,
     expected_beams,
     expected_prompt_logprobs,
@@ -17,8 +19,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from engine.batch import Batch
 from engine.config import SchedulerConfig
 from engine.core import EngineCore
+from engine.faults import MAX_UNEXPLAINED, STEP_FAILED
 from engine.request import (
     BeamSearch,
     ChoiceOutput,
@@ -29,6 +33,7 @@ from engine.request import (
 )
 
 BLOCK_SIZE = 4
+POISON = VOCAB_SIZE  # a token that is never drawn
 
 
 class EngineMachine(RuleBasedStateMachine):
@@ -41,6 +46,8 @@ class EngineMachine(RuleBasedStateMachine):
         max_launches=st.integers(1, 3),
         prefix_caching=st.booleans(),
         max_drafts=st.sampled_from([0, 3, 8]),
+        raises_in_wait=st.booleans(),
+        memory=st.sampled_from([10**6, 10**6, 2, 5]),
     )
     def start(
         self,
@@ -50,6 +57,8 @@ class EngineMachine(RuleBasedStateMachine):
         max_launches: int,
         prefix_caching: bool,
         max_drafts: int,
+        raises_in_wait: bool,
+        memory: int,
     ) -> None:
         self.config = SchedulerConfig(
             num_blocks=num_blocks,
@@ -62,7 +71,13 @@ class EngineMachine(RuleBasedStateMachine):
             step_overhead=30.0,
         )
         self.runner = FakeRunner(num_blocks, BLOCK_SIZE, max_num_seqs)
-        self.core = EngineCore(self.runner, self.config, max_launches)
+        self.runner.fault = self._fault
+        self.runner.raises_in_wait = raises_in_wait
+        self.memory = memory  # in tokens of a step
+        self.fails_next = False
+        self.num_failures = 0
+        self.core = EngineCore(self.runner, self.config, max_launches, self._started)
+        self.started: set[str] = set()
         self.requests: dict[str, Request] = {}
         self.received: dict[tuple[str, int], list[int]] = {}
         self.finished: dict[tuple[str, int], FinishReason] = {}
@@ -83,6 +98,7 @@ class EngineMachine(RuleBasedStateMachine):
         beam_search=st.sampled_from(
             [None, None, BeamSearch(), BeamSearch(0.0, "never"), BeamSearch(2.0, True)]
         ),
+        is_poisoned=st.sampled_from([False] * 5 + [True]),
     )
     def add(
         self,
@@ -98,8 +114,9 @@ class EngineMachine(RuleBasedStateMachine):
         tenant: str,
         min_tokens: int,
         beam_search: BeamSearch | None,
+        is_poisoned: bool,
     ) -> None:
-        prompt = [*prefix, *suffix] or [0]
+        prompt = [*prefix, *suffix, *[POISON] * is_poisoned] or [0]
         limit = min(max_tokens, self.config.max_model_len - len(prompt))
         num_blocks = beam_search_blocks(len(prompt), limit, n, BLOCK_SIZE)
         if n > self.config.max_num_seqs or num_blocks > self.config.num_blocks:
@@ -130,9 +147,19 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(num_steps=st.integers(1, 4))
     def step(self, num_steps: int) -> None:
         for _ in range(num_steps):
-            for output in self.core.step():
-                self._take(output)
-            self.core.scheduler.check_integrity()
+            self._step()
+
+    @precondition(
+        lambda self: (
+            self.num_failures < MAX_UNEXPLAINED - 1
+            and not (self.core.is_isolating or self.runner.is_broken)
+        )
+    )
+    @rule()
+    def fail_once(self) -> None:
+        """The next launch fails, for no reason."""
+        self.num_failures += 1
+        self.fails_next = True
 
     @precondition(lambda self: bool(self.requests))
     @rule(data=st.data())
@@ -158,9 +185,7 @@ class EngineMachine(RuleBasedStateMachine):
         for _ in range(3000):
             if not self.core.has_work:
                 break
-            for output in self.core.step():
-                self._take(output)
-            self.core.scheduler.check_integrity()
+            self._step()
         assert not self.core.has_work, "somebody starves"
         for key in self.received:
             assert key in self.finished or key in self.aborted
@@ -168,13 +193,39 @@ class EngineMachine(RuleBasedStateMachine):
         assert stats.num_blocks_used == 0
         assert stats.num_running == stats.num_waiting == 0
 
+    def _step(self) -> None:
+        try:
+            outputs = self.core.step()
+        except ContractError as error:  # hypothesis takes an Exception only for a finding
+            raise AssertionError(str(error)) from error
+        for output in outputs:
+            self._take(output)
+        self.core.scheduler.check_integrity()
+
+    def _fault(self, batch: Batch) -> Exception | None:
+        if batch.num_tokens > self.memory:
+            return MemoryError()
+        if self.fails_next or any(POISON in row.token_ids for row in batch.rows):
+            self.fails_next = False
+            return ZeroDivisionError("a fault")
+        return None
+
+    def _started(self, request_ids: list[str]) -> None:
+        self.started.update(request_ids)
+
     def _take(self, output: ChoiceOutput) -> None:
         key = (output.request_id, output.index)
         request = self.requests[output.request_id]
         assert key not in self.aborted, "an output after an abort"
         assert key not in self.finished, "an output after the last one"
+        assert output.request_id in self.started
         assert output.token_ids or output.finish_reason is not None, "an output that says nothing"
         received = self.received[key]
+        if POISON in request.prompt_token_ids:
+            assert (output.finish_reason, output.error) == (FinishReason.ERROR, STEP_FAILED)
+            assert not output.token_ids
+            self.finished[key] = FinishReason.ERROR
+            return
         if not received and output.index == 0 and request.sampling.prompt_logprobs is not None:
             assert output.prompt_logprobs == expected_prompt_logprobs(request)
         else:

@@ -1,0 +1,82 @@
+"""An engine process around the suspicious fake runner, which checks itself after every step.
+
+A prompt with POISON makes the step raise. Run as `python -m soak_engine_process FD`, with this
+folder and its parent on PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from collections.abc import Callable
+
+from fake_runner import VOCAB_SIZE, FailingHandle, FakeHandle, FakeRunner
+
+from engine.batch import Batch
+from engine.channel import BlockingChannel
+from engine.config import EngineConfig, SchedulerConfig
+from engine.core import EngineCore
+from engine.messages import EngineInfo
+from engine.process import run
+from engine.request import ChoiceOutput
+
+POISON = VOCAB_SIZE
+LIMITS = SchedulerConfig(
+    num_blocks=96,
+    block_size=4,
+    max_num_seqs=16,
+    max_num_batched_tokens=64,
+    max_model_len=96,
+    max_drafts=4,
+)
+
+
+class SoakRunner(FakeRunner):
+    """Forgets what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(LIMITS.num_blocks, LIMITS.block_size, LIMITS.max_num_seqs)
+        self.fault = _fault
+        self.scheduler_config = LIMITS
+        self.info = EngineInfo(
+            architecture="fake",
+            vocab_size=VOCAB_SIZE + 1,
+            num_parameters=0,
+            max_model_len=LIMITS.max_model_len,
+            device="cpu",
+            dtype="float32",
+            kernels="none",
+            num_blocks=LIMITS.num_blocks,
+            block_size=LIMITS.block_size,
+            max_num_seqs=LIMITS.max_num_seqs,
+            max_num_batched_tokens=LIMITS.max_num_batched_tokens,
+            load_seconds=0.0,
+        )
+
+    def launch(self, batch: Batch) -> FakeHandle | FailingHandle:
+        self.batches.clear()
+        return super().launch(batch)
+
+
+def _fault(batch: Batch) -> Exception | None:
+    return ValueError("poison") if any(POISON in row.token_ids for row in batch.rows) else None
+
+
+def _checked(step: Callable[[EngineCore], list[ChoiceOutput]]) -> Callable[..., object]:
+    def checked_step(core: EngineCore) -> list[ChoiceOutput]:
+        outputs = step(core)
+        core.scheduler.check_integrity()
+        return outputs
+
+    return checked_step
+
+
+def load(config: EngineConfig, on_progress: Callable[[str, float], None]) -> SoakRunner:
+    return SoakRunner()
+
+
+if __name__ == "__main__":
+    logging.disable()  # of each poisoned request
+    EngineCore.step = _checked(EngineCore.step)  # type: ignore[method-assign, assignment]
+    sys.exit(run(BlockingChannel(socket.socket(fileno=int(sys.argv[1]))), load))

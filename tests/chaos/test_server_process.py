@@ -1,0 +1,146 @@
+"""`python -m server` with an engine that keeps dying, and with too little of everything."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(model: Path, *options: str) -> list[str]:
+    return [
+        *[sys.executable, "-m", "server", str(model), "--port", "0", "--dtype", "float32"],
+        *["--served-model-name", "smol", "--max-model-len", "1024", *options],
+    ]
+
+
+@contextmanager
+def serving(
+    model: Path,
+    *options: str,
+    environment: dict[str, str] | None = None,
+    limit: Callable[[], None] | None = None,
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process and its URL. What it writes goes to our own standard error."""
+    process = subprocess.Popen(
+        command(model, *options),
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limit,
+    )
+    assert process.stderr is not None
+    try:
+        url = None
+        for line in process.stderr:
+            print(line, end="", file=sys.stderr)
+            url = url or re.search(r"http://127\.0\.0\.1:\d+", line)
+            if line == "Ready.\n":
+                break
+        assert url, "it did not come up"
+        yield process, url[0]
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def complete(
+    url: str, max_tokens: int, number: int = 0, on_start: Callable[[], object] = bool
+) -> str:
+    """The whole text of a stream's answer; `on_start` is called when it has begun."""
+    body = {
+        "model": "smol",
+        "prompt": f"Number {number} is",
+        "max_tokens": max_tokens,
+        "stream": True,
+        "ignore_eos": True,
+    }
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=240) as response:
+        assert response.status_code == 200, response.read()
+        texts = response.iter_text()
+        text = next(texts)
+        on_start()
+        return text + "".join(texts)
+
+
+def test_an_engine_that_dies_again_and_again_ends_the_server(builtin_model: Path) -> None:
+    with serving(builtin_model) as (process, url):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        killed = set()
+        assert process.stderr is not None
+        lines = []
+
+        def kill_all() -> None:
+            for pid in children.read_text().split():
+                if pid not in killed:
+                    killed.add(pid)
+                    os.kill(int(pid), signal.SIGKILL)
+
+        kill_all()
+        for line in process.stderr:
+            lines.append(line)
+            if re.search(r"engine process \d+ started", line):
+                assert httpx.get(f"{url}/health", timeout=60).status_code == 503
+                kill_all()
+        assert process.wait(60) == 4
+    said = [line for line in lines if line.startswith("octavo: ")]
+    assert len(said) == 1
+    assert "stopped 10 times in a row" in said[0]
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_a_full_disk_under_the_cache(builtin_model: Path, tmp_path: Path) -> None:
+    """Nothing can be kept there: the kernels cannot be built, and the plain ones serve."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    with serving(builtin_model, environment={"OCTAVO_CACHE": str(tmp_path)}, limit=limit) as (
+        _,
+        url,
+    ):
+        assert complete(url, 4).endswith("data: [DONE]\n\n")
+
+
+def failed_start(arguments: list[str]) -> str:
+    result = subprocess.run(
+        arguments,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 3, result.stderr
+    assert "Traceback" not in result.stderr
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("octavo: ")]
+    return line
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5])
+def test_a_truncated_model(builtin_model: Path, tmp_path: Path, share: float) -> None:
+    whole = builtin_model.read_bytes()
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert str(path) in failed_start(command(path))
+
+
+def test_a_port_in_use(builtin_model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        line = failed_start([*command(builtin_model), "--port", port])
+        assert port in line or "in use" in line

@@ -1,0 +1,60 @@
+"""The real engine process, whose runner obeys orders to fail: the last tokens of the vocabulary.
+
+An order counts when its token is computed. Run as `python -m faulty_engine_process FD`, with this
+folder on PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+from engine.batch import Batch, Handle
+from engine.channel import BlockingChannel
+from engine.config import EngineConfig
+from engine.process import LoadedRunner, load_model, run
+
+NUM_ORDERS = 3
+POISON, DIE, LOSE_MEMORY = range(NUM_ORDERS)  # from the end of the vocabulary
+LARGEST_STEP = 6  # tokens, while memory is lost
+NUM_POOR_STEPS = 40
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+class FaultyRunner:
+    """The real runner, but for what it is told by tokens."""
+
+    def __init__(self, runner: LoadedRunner) -> None:
+        self._runner = runner
+        self._num_poor_steps = 0
+        self.info = runner.info
+        self.scheduler_config = runner.scheduler_config
+
+    def launch(self, batch: Batch) -> Handle:
+        last = self.info.vocab_size - 1
+        orders = {last - token_id for row in batch.rows for token_id in row.token_ids}
+        if DIE in orders:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if POISON in orders:
+            raise ZeroDivisionError("this runner was ordered to fail")
+        if LOSE_MEMORY in orders and self._num_poor_steps == 0:
+            self._num_poor_steps = NUM_POOR_STEPS
+        if self._num_poor_steps > 0:
+            self._num_poor_steps -= 1
+            if batch.num_tokens > LARGEST_STEP:
+                raise OutOfMemoryError("this runner was ordered to have little")
+        return self._runner.launch(batch)
+
+
+def load(config: EngineConfig, on_progress: Callable[[str, float], None]) -> FaultyRunner:
+    return FaultyRunner(load_model(config, on_progress))
+
+
+if __name__ == "__main__":
+    sys.exit(run(BlockingChannel(socket.socket(fileno=int(sys.argv[1]))), load))
