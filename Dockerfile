@@ -3,7 +3,7 @@
 #   PYTHON_VERSION   of the official image that both stages start from
 #   TORCH            the release of torch, as pip is asked for it
 #   TORCH_INDEX_URL  a package index to take torch from: PyTorch has one for CPUs, one for each CUDA
-#   COMPILER         Debian packages that compile kernels when the server starts; may be empty
+#   COMPILER         Debian packages that compile GPU kernels when the server runs: g++, or none
 
 ARG PYTHON_VERSION=3.12
 
@@ -12,6 +12,10 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
+
+# Compiles the CPU kernels below, and stays in this stage.
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends g++
 
 RUN python -m venv /opt/octavo/venv
 ENV PATH=/opt/octavo/venv/bin:$PATH
@@ -41,6 +45,10 @@ RUN python -m pip install --no-deps --target /opt/octavo/app . ./clients/python
 ENV PATH=/opt/octavo/app/bin:$PATH \
     PYTHONPATH=/opt/octavo/app
 
+# The CPU kernels for every processor of this architecture, beside their sources; the server takes
+# the best that the one it finds can run. From another folder, for here lie the sources as well.
+RUN cd / && python -m engine.kernels.cpu
+
 # The built-in model, outside /cache: a volume mounted there must not hide it. It is the last thing
 # that pip is needed for.
 RUN octavo pull --cache-dir /opt/octavo/builtin \
@@ -49,8 +57,8 @@ RUN octavo pull --cache-dir /opt/octavo/builtin \
 
 FROM python:${PYTHON_VERSION}-slim
 
-# The CPU kernels are compiled for the CPU that is found, and Triton compiles for the GPU.
-ARG COMPILER=g++
+# Triton compiles for the GPU that is found. CPUs need nothing here.
+ARG COMPILER=
 RUN if [ -n "$COMPILER" ]; then \
       apt-get update \
    && apt-get install --yes --no-install-recommends $COMPILER \

@@ -5,6 +5,7 @@ values into a new object and the scheduler's limits; changes no global state.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from engine.checkpoint.model_config import ModelConfig
 from engine.config import EngineConfig, SchedulerConfig
 from engine.errors import EngineStartError
 from engine.kv_cache import block_bytes
+from engine.processor import cpu_flags
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # CPUs with these multiply bfloat16 faster than float32.
-_FAST_BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
+_FAST_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 # Kernels take in this many positions of a page at a time.
 PAGE_MULTIPLE = 16
@@ -45,8 +47,14 @@ class Target:
         return str(self.dtype).removeprefix("torch.")
 
 
-def resolve_target(config: EngineConfig) -> Target:
-    """Choose device, dtype and threads. EngineStartError when what was asked for is not there."""
+def resolve_target(
+    config: EngineConfig, stays_quantized: Callable[[], bool] = lambda: False
+) -> Target:
+    """Choose device, dtype and threads. EngineStartError when what was asked for is not there.
+
+    `stays_quantized` says whether the model's weights would be multiplied quantized on this CPU if
+    what they are multiplied with is bfloat16; asked only where that decides.
+    """
     has_cuda = torch.cuda.is_available()
     if config.device == "cuda" and not has_cuda:
         raise EngineStartError("device 'cuda' was asked for, but torch finds no CUDA device")
@@ -56,9 +64,11 @@ def resolve_target(config: EngineConfig) -> Target:
         device, why = config.device, "asked for"
     if config.dtype != "auto":
         dtype, dtype_why = _DTYPES[config.dtype], "asked for"
-    elif device == "cuda" or _has_fast_bfloat16():
+    elif device == "cuda" or _FAST_BFLOAT16_FLAGS & cpu_flags():
         dtype, dtype_why = torch.bfloat16, "fast here"
-    elif config.quantization in ("int8", "int4"):
+    elif config.quantization in ("int8", "int4") or (
+        config.quantization == "auto" and stays_quantized()
+    ):
         dtype, dtype_why = torch.bfloat16, "for quantized weights"
     else:
         dtype, dtype_why = torch.float32, "this CPU has no fast bfloat16"
@@ -149,14 +159,6 @@ def _default_kv_memory(device: torch.device) -> int:
         return min(int(available_memory() * _CPU_KV_SHARE), _CPU_KV_LIMIT)
     free, _ = torch.cuda.mem_get_info(device)
     return int(free * _CUDA_KV_SHARE)
-
-
-def _has_fast_bfloat16() -> bool:
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return False
-    flags = next((s for s in cpuinfo.read_text().splitlines() if s.startswith("flags")), "").split()
-    return any(flag in flags for flag in _FAST_BFLOAT16_FLAGS)
 
 
 def _cgroup_folders(controller: str) -> list[Path]:

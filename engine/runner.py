@@ -23,7 +23,7 @@ from engine.checkpoint.grouped import GROUP_SIZE
 from engine.config import EngineConfig, SchedulerConfig
 from engine.device import Target, resolve_limits, resolve_target
 from engine.errors import EngineStartError
-from engine.kernels import select
+from engine.kernels import keeps_quantized, select
 from engine.kernels.base import Kernels
 from engine.kv_cache import KVCache
 from engine.messages import EngineInfo
@@ -86,11 +86,12 @@ class ModelRunner:
         Sets torch's number of threads, which is the whole process's.
         """
         started = time.monotonic()
-        target = resolve_target(config)
-        torch.set_num_threads(target.num_threads)
         is_dummy = config.load_format == "dummy"
         checkpoint = open_checkpoint(Path(config.model_path), require_weights=not is_dummy)
         cache_dir = None if config.cache_dir is None else Path(config.cache_dir)
+        is_quantized = checkpoint.is_quantized and not is_dummy
+        target = resolve_target(config, lambda: is_quantized and keeps_quantized(cache_dir))
+        torch.set_num_threads(target.num_threads)
         kernels = select(target.device, target.dtype, cache_dir=cache_dir)
         if config.quantization in ("int8", "int4") and not kernels.takes_grouped(GROUP_SIZE):
             raise EngineStartError(

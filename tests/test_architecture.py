@@ -110,10 +110,14 @@ LAYERS = {
     # Tensors.
     "engine.attention": layer("engine.batch", TENSORS),
     "engine.memory": layer(others=TENSORS),
+    "engine.processor": layer(),
     "engine.kv_cache": layer("engine.memory engine.checkpoint", TENSORS),
-    "engine.device": layer(f"{CONTRACTS} engine.kv_cache engine.checkpoint", TENSORS),
+    "engine.device": layer(
+        f"{CONTRACTS} engine.processor engine.kv_cache engine.checkpoint", TENSORS
+    ),
     "engine.kernels": layer(
-        "engine.attention engine.memory engine.checkpoint.cache engine.checkpoint.grouped",
+        "engine.attention engine.memory engine.processor "
+        "engine.checkpoint.cache engine.checkpoint.grouped",
         f"{TENSORS} triton",
     ),
     "engine.sampler": layer("engine.request engine.batch", TENSORS),

@@ -187,12 +187,27 @@ def test_labels() -> None:
     assert labels[f"{prefix}title"] == "Octavo"
 
 
-def test_a_compiler_is_there_when_the_server_runs() -> None:
-    """For the CPU kernels and for Triton; the package g++ brings gcc and the headers of libc."""
-    assert "COMPILER=g++" in arguments("ARG")
+def test_cpu_kernels_are_compiled_ahead_where_the_server_finds_them() -> None:
+    """After the compiler and the sources, and not from the folder whose sources are not kept."""
+    [compile_ahead] = [i for i, line in enumerate(LINES) if "python -m engine.kernels.cpu" in line]
+    assert LINES[compile_ahead] == "RUN cd / && python -m engine.kernels.cpu"
+    before = LINES[:compile_ahead]
+    assert any("apt-get install --yes --no-install-recommends g++" in line for line in before)
+    assert any("--target /opt/octavo/app . " in line for line in before)
+    assert compile_ahead < LINES.index(LAST_STAGE[0], 1)
+    assert "--from=build /opt/octavo/app /opt/octavo/app" in arguments("COPY")
+    assert is_ignored("engine/kernels/cpu/compiled/x86-64.so")  # one of another machine's
+
+
+def test_a_compiler_when_the_server_runs_is_for_gpus() -> None:
+    """For Triton; the package g++ brings gcc and the headers of libc."""
+    assert "COMPILER=" in arguments("ARG")
     [text] = [line for line in arguments("RUN") if "COMPILER" in line]
     assert "--no-install-recommends $COMPILER" in text
     assert "rm -rf /var/lib/apt/lists/*" in text
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    assert services["octavo-gpu"]["build"]["args"]["COMPILER"] == "g++"
+    assert "COMPILER" not in services["octavo-cpu"]["build"]["args"]
 
 
 def test_compose() -> None:

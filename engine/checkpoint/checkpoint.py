@@ -22,7 +22,7 @@ from engine.checkpoint.gguf_config import (
 from engine.checkpoint.huggingface_config import huggingface_config
 from engine.checkpoint.model_config import ModelConfig
 from engine.checkpoint.safetensors_file import INDEX_FILE, SINGLE_FILE, read_safetensors_folder
-from engine.checkpoint.tensor_data import TensorData, to_half_rotated
+from engine.checkpoint.tensor_data import BLOCK_LAYOUTS, TensorData, to_half_rotated
 from engine.checkpoint.tensor_shapes import LM_HEAD, check_tensors, tensor_shapes
 from engine.checkpoint.tokenizer_data import TokenizerData, gguf_tokenizer, huggingface_tokenizer
 from engine.errors import CheckpointError
@@ -61,6 +61,16 @@ class Checkpoint:
     def num_parameters(self) -> int:
         """How many numbers the model has; a tied head counts once."""
         return sum(math.prod(shape) for shape in tensor_shapes(self.config).values())
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether most of the weights are in a quantized format."""
+        sizes = [
+            (math.prod(tensor.shape), BLOCK_LAYOUTS[tensor.dtype].block_size > 1)
+            for tensor in self._tensors.values()
+        ]
+        num_quantized = sum(size for size, is_quantized in sizes if is_quantized)
+        return 2 * num_quantized > sum(size for size, _ in sizes)
 
     @property
     def tensor_names(self) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from engine.checkpoint.cache import default_cache_dir
+from engine.checkpoint.grouped import GROUP_SIZE
 from engine.kernels.base import Kernels
 
 logger = logging.getLogger("octavo.engine")
@@ -35,6 +36,16 @@ def select(
         logger.warning("plain torch kernels serve, which are slower: %s", error)
         return _reference(device, dtype, str(error))
     return kernels
+
+
+def keeps_quantized(cache_dir: Path | None = None) -> bool:
+    """Whether this CPU multiplies quantized weights as they are, with bfloat16 activations."""
+    cpu = importlib.import_module("engine.kernels.cpu")
+    try:
+        kernels: Kernels = cpu.CpuKernels(torch.bfloat16, cache_dir or default_cache_dir())
+    except cpu.BuildError:
+        return False  # `select` says why
+    return kernels.takes_grouped(GROUP_SIZE)
 
 
 def _reference(device: torch.device, dtype: torch.dtype, reason: str) -> Kernels:

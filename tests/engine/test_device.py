@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine.checkpoint import ModelConfig
-from engine.config import EngineConfig
+from engine.config import EngineConfig, Quantization
 from engine.device import Target, available_cpus, available_memory, resolve_limits, resolve_target
 from engine.errors import EngineStartError
 
@@ -27,6 +27,30 @@ def test_target_as_asked_for() -> None:
 def test_rounded_weights_are_multiplied_in_bfloat16() -> None:
     target = resolve_target(EngineConfig("m", device="cpu", quantization="int8"))
     assert target.dtype_name == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("flags", "quantization", "stays_quantized", "dtype"),
+    [
+        ({"avx2"}, "auto", True, "bfloat16"),
+        ({"avx2"}, "auto", False, "float32"),
+        ({"avx2"}, "none", True, "float32"),
+        ({"avx2", "avx512_bf16"}, "auto", False, "bfloat16"),
+        ({"avx2", "avx512_bf16"}, "none", False, "bfloat16"),
+    ],
+)
+def test_dtype_follows_the_processor_and_the_weights(
+    monkeypatch: pytest.MonkeyPatch,
+    flags: set[str],
+    quantization: Quantization,
+    stays_quantized: bool,
+    dtype: str,
+) -> None:
+    monkeypatch.setattr("engine.device.cpu_flags", lambda: frozenset(flags))
+    config = EngineConfig("m", device="cpu", quantization=quantization)
+    assert resolve_target(config, lambda: stays_quantized).dtype_name == dtype
+    asked = replace(config, dtype="float32")
+    assert resolve_target(asked, lambda: stays_quantized).dtype_name == "float32"
 
 
 def test_target_auto() -> None:

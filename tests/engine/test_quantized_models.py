@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_files import write_gguf
 from tiny_models import BareEngine, Chunk, save_tiny_model
 
 from engine import EngineConfig, EngineStartError, Request, SamplingParams
@@ -129,3 +130,39 @@ def test_alone_and_among_31_others(builtin_model: Path) -> None:
         alone = _drawn(runner, [_request(which)])
         assert alone == {(f"r{which}", 0): together[f"r{which}", 0]}
         assert len(alone[f"r{which}", 0]) > 1
+
+
+@pytest.mark.parametrize(
+    ("file_dtype", "dtype", "weights"),
+    [("Q8_0", "bfloat16", "8-bit weights"), ("F16", "float32", "float32 weights")],
+)
+def test_without_fast_bfloat16_a_quantized_file_stays_quantized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_dtype: str, dtype: str, weights: str
+) -> None:
+    """What it is multiplied with is bfloat16 then, and a plain file's numbers are float32."""
+    monkeypatch.setattr("engine.device.cpu_flags", lambda: frozenset({"avx2"}))
+    path = write_gguf(tmp_path / "m.gguf", dtype=file_dtype)
+    runner = ModelRunner.load(
+        EngineConfig(str(path), device="cpu", kv_cache_memory=1 << 20, max_num_seqs=2),
+        lambda phase, fraction: None,
+    )
+    assert runner.info.dtype == dtype
+    assert weights in runner.info.kernels
+
+
+def test_without_compiled_kernels_a_quantized_file_is_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("engine.device.cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr("engine.kernels.cpu.build.COMPILED_AHEAD", tmp_path / "none")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = write_gguf(tmp_path / "m.gguf", dtype="Q8_0")
+    runner = ModelRunner.load(
+        EngineConfig(str(path), device="cpu", kv_cache_memory=1 << 20, max_num_seqs=2),
+        lambda phase, fraction: None,
+    )
+    assert (runner.info.dtype, runner.info.kernels) == (
+        "float32",
+        "plain torch (no C++ compiler)",
+    )
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1

@@ -48,6 +48,17 @@ def test_quantized_rows_keep_their_order_and_blocks(tmp_path: Path, dtype: str) 
         np.testing.assert_array_equal(dequantize(tensor), weight)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "is_quantized"), [("F32", False), ("BF16", False), ("Q8_0", True), ("Q4_1", True)]
+)
+def test_whether_weights_are_quantized(tmp_path: Path, dtype: str, is_quantized: bool) -> None:
+    """Norms never are, and an embedding that is makes not most of the weights."""
+    assert (
+        open_checkpoint(write_gguf(tmp_path / "m.gguf", dtype=dtype)).is_quantized == is_quantized
+    )
+    assert not open_checkpoint(write_huggingface(tmp_path / "hf")).is_quantized
+
+
 def test_builtin_model(builtin_model: Path) -> None:
     start = time.perf_counter()
     checkpoint = open_checkpoint(builtin_model)
