@@ -18,14 +18,16 @@ from engine.stats import EngineStats
 class EngineCore:
     """Drives a runner through the steps of all requests.
 
-    With `max_launches` above one, the next step is launched before the last one's tokens are known
-    (the device never waits for the host).
+    With `max_launches` above one (None: as the runner likes it), the next step is launched before
+    the last one's tokens are known: the device never waits for the host.
     """
 
-    def __init__(self, runner: Runner, config: SchedulerConfig, max_launches: int = 1) -> None:
+    def __init__(
+        self, runner: Runner, config: SchedulerConfig, max_launches: int | None = None
+    ) -> None:
         self.scheduler = Scheduler(config)
         self._runner = runner
-        self._max_launches = max_launches
+        self._max_launches = max_launches or runner.max_launches
         self._launched: deque[tuple[Batch, Handle, float]] = deque()
         self._last_wait = 0.0
         self._num_steps = 0

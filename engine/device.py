@@ -41,6 +41,11 @@ class Target:
     def dtype_name(self) -> str:
         return str(self.dtype).removeprefix("torch.")
 
+    @property
+    def max_launches(self) -> int:
+        """Steps under way at a time: on the CPU a launch does the work itself."""
+        return 1 if self.device.type == "cpu" else 2
+
 
 def resolve_target(config: EngineConfig) -> Target:
     """Choose device, dtype and threads. EngineStartError when what was asked for is not there."""

@@ -100,6 +100,9 @@ LAYERS = {
     ),
     # Tensors.
     "engine.attention": layer("engine.batch", TENSORS),
+    "engine.staging": layer(others=TENSORS),
+    "engine.step_inputs": layer("engine.batch engine.request"),
+    "engine.graphs": layer("engine.attention engine.batch", TENSORS),
     "engine.memory": layer(others=TENSORS),
     "engine.kv_cache": layer("engine.memory engine.checkpoint", TENSORS),
     "engine.device": layer(f"{CONTRACTS} engine.kv_cache engine.checkpoint", TENSORS),
@@ -117,7 +120,7 @@ LAYERS = {
     "engine.runner": layer(
         f"{CONTRACTS} engine.batch engine.messages engine.device engine.models "
         "engine.attention engine.kv_cache engine.kernels engine.weights engine.sampler "
-        "engine.checkpoint",
+        "engine.checkpoint engine.graphs engine.staging engine.step_inputs",
         TENSORS,
     ),
 }
