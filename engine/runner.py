@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -23,10 +23,11 @@ from engine.checkpoint.grouped import GROUP_SIZE
 from engine.config import EngineConfig, SchedulerConfig
 from engine.device import Target, resolve_limits, resolve_target
 from engine.errors import EngineStartError
-from engine.graphs import DecodeGraphs, Recorder
+from engine.graphs import CudaRecorder, DecodeGraphs, Recorder, decode_sizes
 from engine.kernels import select
 from engine.kernels.base import Kernels
 from engine.kv_cache import KVCache
+from engine.memory_profile import ANY_MEMORY, CudaMemory, measure, page_memory
 from engine.messages import EngineInfo
 from engine.models import Model, build_model
 from engine.request import Failure, TokenLogprobs
@@ -120,23 +121,28 @@ class ModelRunner:
                     config.quantization,
                 )
             logger.info("%s kernels; %s", kernels.describe(), target.reason)
+
+            def new_runner(limits: SchedulerConfig) -> ModelRunner:
+                info = EngineInfo(
+                    architecture=checkpoint.config.architecture,
+                    vocab_size=checkpoint.config.vocab_size,
+                    num_parameters=checkpoint.num_parameters,
+                    max_model_len=limits.max_model_len,
+                    device=str(target.device),
+                    dtype=target.dtype_name,
+                    kernels=kernels.describe(),
+                    num_blocks=limits.num_blocks,
+                    block_size=limits.block_size,
+                    max_num_seqs=limits.max_num_seqs,
+                    max_num_batched_tokens=limits.max_num_batched_tokens,
+                    load_seconds=time.monotonic() - started,
+                )
+                return cls(checkpoint.config, model, kernels, limits, target, info)
+
             # After the weights, whose memory is no longer free now.
-            limits = resolve_limits(config, checkpoint.config, target)
-            info = EngineInfo(
-                architecture=checkpoint.config.architecture,
-                vocab_size=checkpoint.config.vocab_size,
-                num_parameters=checkpoint.num_parameters,
-                max_model_len=limits.max_model_len,
-                device=str(target.device),
-                dtype=target.dtype_name,
-                kernels=kernels.describe(),
-                num_blocks=limits.num_blocks,
-                block_size=limits.block_size,
-                max_num_seqs=limits.max_num_seqs,
-                max_num_batched_tokens=limits.max_num_batched_tokens,
-                load_seconds=time.monotonic() - started,
-            )
-            return cls(checkpoint.config, model, kernels, limits, target, info)
+            if target.device.type == "cuda":
+                return _on_gpu(new_runner, config, checkpoint.config, target, kernels, on_progress)
+            return new_runner(resolve_limits(config, checkpoint.config, target))
 
     @torch.inference_mode()
     def launch(self, batch: Batch) -> StepHandle:
@@ -227,6 +233,35 @@ class ModelRunner:
             head_dim=self._config.head_dim,
         )
         return self._model.forward(token_ids, self._kernels.plan(layout), self._kv_cache)
+
+
+def _on_gpu(
+    new_runner: Callable[[SchedulerConfig], ModelRunner],
+    config: EngineConfig,
+    model: ModelConfig,
+    target: Target,
+    kernels: Kernels,
+    on_progress: Callable[[str, float], None],
+) -> ModelRunner:
+    """A runner whose pages fill the memory up, with its decode steps recorded."""
+
+    def sizes(limits: SchedulerConfig) -> list[int]:
+        return decode_sizes(limits.max_num_seqs) if kernels.can_be_recorded else []
+
+    if config.kv_cache_memory is None:
+        on_progress("measuring memory", 0.0)
+        limits = resolve_limits(replace(config, kv_cache_memory=ANY_MEMORY), model, target)
+        memory = CudaMemory(target.device)
+        use = measure(new_runner, limits, memory, CudaRecorder(), sizes(limits))
+        room = page_memory(use, config.gpu_memory_utilization)
+        logger.info("%s; %d MiB for pages", use, room >> 20)
+        config = replace(config, kv_cache_memory=room)
+    limits = resolve_limits(config, model, target)
+    runner = new_runner(limits)
+    if sizes(limits):
+        on_progress("recording steps", 0.0)
+        runner.record_decoding(CudaRecorder(), sizes(limits))
+    return runner
 
 
 @dataclass(frozen=True, slots=True)

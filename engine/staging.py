@@ -20,7 +20,7 @@ class Staging:
     def __init__(self, device: torch.device, num_buffers: int) -> None:
         """With `num_buffers` one above the launches under way at a time, nobody ever waits."""
         self._device = device
-        self._buffers = [_Buffer(device) for _ in range(num_buffers)]
+        self._buffers = [HostBuffer(device, torch.int64, _MIN_CAPACITY) for _ in range(num_buffers)]
         self._next = 0
 
     def send(self, *columns: Sequence[int]) -> list[Tensor]:
@@ -42,16 +42,20 @@ class Staging:
         return list(torch.split(sent, sizes))
 
 
-class _Buffer:
-    """Host memory that a device copies from by itself, where it is a device of its own."""
+class HostBuffer:
+    """Host memory [capacity] that a device copies from by itself, where it is one of its own.
 
-    def __init__(self, device: torch.device) -> None:
+    Grows. Between `free` and `mark_sent` the caller fills it and queues a copy.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, capacity: int) -> None:
+        self._dtype = dtype
         self._is_pinned = device.type == "cuda"
         self._sent = torch.cuda.Event() if self._is_pinned else None  # type: ignore[no-untyped-call]
-        self._memory = self._take(_MIN_CAPACITY)
+        self._memory = self._take(capacity)
 
     def free(self, size: int) -> Tensor:
-        """`size` integers to write to. Waits for the last copy from here, if need be."""
+        """[size] to write to. Waits for the last copy from here, if need be."""
         if self._sent is not None:
             self._sent.synchronize()
         if size > len(self._memory):
@@ -64,4 +68,4 @@ class _Buffer:
             self._sent.record()
 
     def _take(self, size: int) -> Tensor:
-        return torch.empty(size, dtype=torch.int64, pin_memory=self._is_pinned)
+        return torch.empty(size, dtype=self._dtype, pin_memory=self._is_pinned)

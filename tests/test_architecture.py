@@ -103,6 +103,8 @@ LAYERS = {
     "engine.staging": layer(others=TENSORS),
     "engine.step_inputs": layer("engine.batch engine.request"),
     "engine.graphs": layer("engine.attention engine.batch", TENSORS),
+    "engine.upload": layer("engine.staging", TENSORS),
+    "engine.memory_profile": layer(f"{CONTRACTS} engine.batch engine.graphs", TENSORS),
     "engine.memory": layer(others=TENSORS),
     "engine.kv_cache": layer("engine.memory engine.checkpoint", TENSORS),
     "engine.device": layer(f"{CONTRACTS} engine.kv_cache engine.checkpoint", TENSORS),
@@ -115,12 +117,14 @@ LAYERS = {
         "engine.errors engine.attention engine.kernels engine.kv_cache engine.checkpoint", TENSORS
     ),
     "engine.weights": layer(
-        "engine.errors engine.config engine.models engine.kernels engine.checkpoint", TENSORS
+        "engine.errors engine.config engine.models engine.kernels engine.checkpoint engine.upload",
+        TENSORS,
     ),
     "engine.runner": layer(
         f"{CONTRACTS} engine.batch engine.messages engine.device engine.models "
         "engine.attention engine.kv_cache engine.kernels engine.weights engine.sampler "
-        "engine.checkpoint engine.graphs engine.staging engine.step_inputs",
+        "engine.checkpoint engine.graphs engine.staging engine.step_inputs "
+        "engine.memory_profile",
         TENSORS,
     ),
 }

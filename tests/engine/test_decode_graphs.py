@@ -8,64 +8,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from replayed_steps import Rerun, replayable_runner
 from tiny_models import save_tiny_model
 
-from engine.attention import AttentionPlan, Span, StepLayout
 from engine.batch import Batch, Handle
-from engine.checkpoint import open_checkpoint
 from engine.config import EngineConfig
 from engine.core import EngineCore
-from engine.device import resolve_limits, resolve_target
+from engine.device import resolve_target
 from engine.graphs import decode_sizes
-from engine.kernels.reference import ReferenceKernels
-from engine.messages import EngineInfo
-from engine.models import build_model
 from engine.request import Request, SamplingParams
 from engine.runner import ModelRunner
-from engine.weights import load_weights
 
 MAX_NUM_SEQS = 20
 SIZES = [1, 2, 4, 8, 16, 20]
-
-
-class DeviceKernels(ReferenceKernels):
-    """Finds the spans of a decode step in the tensors, whatever the list says."""
-
-    @property
-    def can_be_recorded(self) -> bool:
-        return True
-
-    def plan(self, layout: StepLayout) -> AttentionPlan:
-        if all(span.num_tokens == 1 for span in layout.spans):
-            where = zip(layout.rows.tolist(), layout.positions.tolist(), strict=True)
-            spans = [Span(row, i, 1, position) for i, (row, position) in enumerate(where)]
-            assert len(spans) == len(layout.spans)
-            layout = replace(layout, spans=spans)
-        return super().plan(layout)
-
-
-class Rerun:
-    """Stands for CUDA graphs; `sizes` counts the replays of each recording, in their order."""
-
-    def __init__(self) -> None:
-        self.replays: list[int] = []
-
-    def record(self, operation: Callable[[], None]) -> Callable[[], None]:
-        operation()
-        number = len(self.replays)
-        self.replays.append(0)
-
-        def replay() -> None:
-            self.replays[number] += 1
-            operation()
-
-        return replay
 
 
 @pytest.fixture(scope="module")
@@ -73,28 +33,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("llama")
     save_tiny_model("llama", folder)
     return folder
-
-
-def new_runner(folder: Path) -> ModelRunner:
-    config = EngineConfig(
-        str(folder),
-        device="cpu",
-        dtype="float32",
-        kv_cache_memory=1 << 20,
-        max_num_seqs=MAX_NUM_SEQS,
-        max_num_batched_tokens=512,
-        max_model_len=128,
-        max_drafts=0,
-        num_threads=1,
-    )
-    target = resolve_target(config)
-    checkpoint = open_checkpoint(folder)
-    kernels = DeviceKernels(target.device, target.dtype)
-    model = build_model(checkpoint.config, kernels, target.device)
-    load_weights(model, checkpoint, target.device, target.dtype, lambda *_: None)
-    limits = resolve_limits(config, checkpoint.config, target)
-    info = EngineInfo("llama", 199, 0, 128, "cpu", "float32", "", 1, 16, MAX_NUM_SEQS, 512, 0.0)
-    return ModelRunner(checkpoint.config, model, kernels, limits, target, info)
 
 
 def requests(num_requests: int) -> list[Request]:
@@ -144,7 +82,10 @@ class Watched:
 @pytest.mark.parametrize("max_launches", [1, 2])
 def test_tokens_are_those_of_eager_steps(folder: Path, max_launches: int) -> None:
     """For every number of requests, with nonsense in the page that the padding writes to."""
-    eager, replayed = new_runner(folder), new_runner(folder)
+    eager, replayed = (
+        replayable_runner(folder, MAX_NUM_SEQS),
+        replayable_runner(folder, MAX_NUM_SEQS),
+    )
     recorder = Rerun()
     replayed.record_decoding(recorder, SIZES)
     limits = eager.scheduler_config
@@ -166,7 +107,10 @@ def test_tokens_are_those_of_eager_steps(folder: Path, max_launches: int) -> Non
 
 
 def test_a_step_larger_than_all_sizes_runs_as_it_is(folder: Path) -> None:
-    eager, replayed = new_runner(folder), new_runner(folder)
+    eager, replayed = (
+        replayable_runner(folder, MAX_NUM_SEQS),
+        replayable_runner(folder, MAX_NUM_SEQS),
+    )
     recorder = Rerun()
     replayed.record_decoding(recorder, [1, 2])
     limits = eager.scheduler_config
@@ -182,5 +126,5 @@ def test_sizes() -> None:
 
 
 def test_the_cpu_launches_one_step_at_a_time(folder: Path) -> None:
-    assert new_runner(folder).max_launches == 1
+    assert replayable_runner(folder, MAX_NUM_SEQS).max_launches == 1
     assert replace(resolve_target(EngineConfig("m")), device=torch.device("cuda")).max_launches == 2
