@@ -16,14 +16,11 @@ import torch
 from engine.batch import Batch, RowStart, Runner, ScheduledRow
 from engine.config import SchedulerConfig
 from engine.errors import EngineStartError
-from engine.graphs import Recorder
+from engine.graphs import Recorder, decode_sizes
 from engine.request import SamplingParams
 
 # Recorded to see what one takes: the first, the largest, makes the memory that all share.
 _NUM_MEASURED = 3
-
-# More than there is: limits with it are those that memory does not set.
-ANY_MEMORY = 1 << 50
 
 # Whatever takes memory, at once: a sort of the vocabulary, alternatives, tables of what occurred.
 _EVERYTHING = SamplingParams(
@@ -103,6 +100,10 @@ class CudaMemory:
 class ProfiledRunner(Runner, Protocol):
     """A runner over scratch pages."""
 
+    @property
+    def can_record(self) -> bool:
+        """Whether `record_decoding` may be called."""
+
     def record_decoding(self, recorder: Recorder, sizes: list[int]) -> None:
         """Record decode steps of these sizes."""
 
@@ -112,9 +113,8 @@ def measure(
     limits: SchedulerConfig,
     memory: DeviceMemory,
     recorder: Recorder,
-    sizes: list[int],
 ) -> MemoryUse:
-    """What a runner with these limits takes; `sizes` are those it will record, in any order.
+    """What a runner with these limits takes, with its decode steps recorded if it can do that.
 
     Only the runner made here uses the device meanwhile, and it is gone afterwards.
     """
@@ -126,8 +126,9 @@ def measure(
         runner.launch(largest_batch(scratch)).wait()
         step = memory.peak()
         metered = _MeteredRecorder(recorder, memory)
+        sizes = decode_sizes(limits.max_num_seqs) if runner.can_record else []
         if sizes:
-            runner.record_decoding(metered, sorted(sizes)[-_NUM_MEASURED:])
+            runner.record_decoding(metered, sizes[-_NUM_MEASURED:])
         del runner
         gc.collect()  # recordings refer to their runner
     except torch.OutOfMemoryError:

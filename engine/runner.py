@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -18,16 +18,17 @@ from torch import Tensor
 
 from engine.attention import Span, StepLayout
 from engine.batch import Batch, RowOutput, ScheduledRow
+from engine.bring_up import bring_up
 from engine.checkpoint import ModelConfig, open_checkpoint
 from engine.checkpoint.grouped import GROUP_SIZE
 from engine.config import EngineConfig, SchedulerConfig
 from engine.device import Target, resolve_limits, resolve_target
 from engine.errors import EngineStartError
-from engine.graphs import CudaRecorder, DecodeGraphs, Recorder, decode_sizes
+from engine.graphs import CudaRecorder, DecodeGraphs, Recorder
 from engine.kernels import select
 from engine.kernels.base import Kernels
 from engine.kv_cache import KVCache
-from engine.memory_profile import ANY_MEMORY, CudaMemory, measure, page_memory
+from engine.memory_profile import CudaMemory
 from engine.messages import EngineInfo
 from engine.models import Model, build_model
 from engine.request import Failure, TokenLogprobs
@@ -141,7 +142,15 @@ class ModelRunner:
 
             # After the weights, whose memory is no longer free now.
             if target.device.type == "cuda":
-                return _on_gpu(new_runner, config, checkpoint.config, target, kernels, on_progress)
+                return bring_up(
+                    new_runner,
+                    config,
+                    checkpoint.config,
+                    target,
+                    CudaMemory(target.device),
+                    CudaRecorder,
+                    on_progress,
+                )
             return new_runner(resolve_limits(config, checkpoint.config, target))
 
     @torch.inference_mode()
@@ -184,12 +193,17 @@ class ModelRunner:
             self._last_token_ids[rows] = sampled.token_ids
         return StepHandle(batch.rows, sampled, prompts)
 
+    @property
+    def can_record(self) -> bool:
+        """Whether the kernels let `record_decoding` be called."""
+        return self._kernels.can_be_recorded
+
     def record_decoding(self, recorder: Recorder, sizes: list[int]) -> None:
         """Have steps in which every row decodes replayed from now on, padded to one of `sizes`.
 
-        For kernels that can be recorded; memory must be left on the device.
+        Memory must be left on the device.
         """
-        assert self._kernels.can_be_recorded
+        assert self.can_record
         with torch.inference_mode():
             output = torch.zeros(
                 self._config.hidden_size, dtype=self._target.dtype, device=self._target.device
@@ -233,35 +247,6 @@ class ModelRunner:
             head_dim=self._config.head_dim,
         )
         return self._model.forward(token_ids, self._kernels.plan(layout), self._kv_cache)
-
-
-def _on_gpu(
-    new_runner: Callable[[SchedulerConfig], ModelRunner],
-    config: EngineConfig,
-    model: ModelConfig,
-    target: Target,
-    kernels: Kernels,
-    on_progress: Callable[[str, float], None],
-) -> ModelRunner:
-    """A runner whose pages fill the memory up, with its decode steps recorded."""
-
-    def sizes(limits: SchedulerConfig) -> list[int]:
-        return decode_sizes(limits.max_num_seqs) if kernels.can_be_recorded else []
-
-    if config.kv_cache_memory is None:
-        on_progress("measuring memory", 0.0)
-        limits = resolve_limits(replace(config, kv_cache_memory=ANY_MEMORY), model, target)
-        memory = CudaMemory(target.device)
-        use = measure(new_runner, limits, memory, CudaRecorder(), sizes(limits))
-        room = page_memory(use, config.gpu_memory_utilization)
-        logger.info("%s; %d MiB for pages", use, room >> 20)
-        config = replace(config, kv_cache_memory=room)
-    limits = resolve_limits(config, model, target)
-    runner = new_runner(limits)
-    if sizes(limits):
-        on_progress("recording steps", 0.0)
-        runner.record_decoding(CudaRecorder(), sizes(limits))
-    return runner
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.attention import AttentionPlan, Span, StepLayout
 from engine.checkpoint import open_checkpoint
-from engine.config import EngineConfig
+from engine.config import EngineConfig, SchedulerConfig
 from engine.device import resolve_limits, resolve_target
 from engine.kernels.reference import ReferenceKernels
 from engine.messages import EngineInfo
@@ -74,3 +74,10 @@ def replayable_runner(folder: Path, max_num_seqs: int) -> ModelRunner:
     limits = resolve_limits(config, checkpoint.config, target)
     info = EngineInfo("llama", 199, 0, 128, "cpu", "float32", "", 1, 16, 1, 1, 0.0)
     return ModelRunner(checkpoint.config, model, kernels, limits, target, info)
+
+
+def with_limits(runner: ModelRunner, limits: SchedulerConfig) -> ModelRunner:
+    """Another runner of the same model."""
+    return ModelRunner(
+        runner._config, runner._model, runner._kernels, limits, runner._target, runner.info
+    )

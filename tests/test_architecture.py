@@ -103,6 +103,10 @@ LAYERS = {
     "engine.staging": layer(others=TENSORS),
     "engine.step_inputs": layer("engine.batch engine.request"),
     "engine.graphs": layer("engine.attention engine.batch", TENSORS),
+    "engine.bring_up": layer(
+        f"{CONTRACTS} engine.batch engine.device engine.graphs engine.memory_profile "
+        "engine.checkpoint",
+    ),
     "engine.upload": layer("engine.staging", TENSORS),
     "engine.memory_profile": layer(f"{CONTRACTS} engine.batch engine.graphs", TENSORS),
     "engine.memory": layer(others=TENSORS),
@@ -124,7 +128,7 @@ LAYERS = {
         f"{CONTRACTS} engine.batch engine.messages engine.device engine.models "
         "engine.attention engine.kv_cache engine.kernels engine.weights engine.sampler "
         "engine.checkpoint engine.graphs engine.staging engine.step_inputs "
-        "engine.memory_profile",
+        "engine.memory_profile engine.bring_up",
         TENSORS,
     ),
 }
