@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from engine.batch import Runner
 from engine.checkpoint.model_config import ModelConfig
 from engine.config import EngineConfig, SchedulerConfig
 from engine.device import Target, resolve_limits
-from engine.graphs import Recorder, decode_sizes
+from engine.graphs import Recorder, RecordingRunner, decode_sizes
 from engine.memory_profile import DeviceMemory, measure, page_memory
 
 logger = logging.getLogger("octavo.engine")
@@ -24,29 +23,18 @@ logger = logging.getLogger("octavo.engine")
 _ANY_MEMORY = 1 << 50
 
 
-class GpuRunner(Runner, Protocol):
-    """A runner whose decode steps may be recorded."""
-
-    @property
-    def can_record(self) -> bool:
-        """Whether its kernels can be recorded."""
-
-    def record_decoding(self, recorder: Recorder, sizes: list[int]) -> None:
-        """See `ModelRunner.record_decoding`."""
-
-
-AnyGpuRunner = TypeVar("AnyGpuRunner", bound=GpuRunner)
+AnyRunner = TypeVar("AnyRunner", bound=RecordingRunner)
 
 
 def bring_up(
-    new_runner: Callable[[SchedulerConfig], AnyGpuRunner],
+    new_runner: Callable[[SchedulerConfig], AnyRunner],
     config: EngineConfig,
     model: ModelConfig,
     target: Target,
     memory: DeviceMemory,
     new_recorder: Callable[[], Recorder],
     on_progress: Callable[[str, float], None],
-) -> AnyGpuRunner:
+) -> AnyRunner:
     """The runner to serve with. Raises EngineStartError where the memory is too small."""
     if config.kv_cache_memory is None:
         on_progress("measuring memory", 0.0)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.attention import Span
+from engine.batch import Runner
 
 # tokens [3, num_tokens] int64 (ids, rows, positions), spans -> hidden [num_tokens, hidden_size]
 Forward = Callable[[Tensor, list[Span]], Tensor]
@@ -29,6 +30,17 @@ class Recorder(Protocol):
 
     def record(self, operation: Callable[[], None]) -> Callable[[], None]:
         """What repeats `operation` on the same memory. Its host side runs now and not again."""
+
+
+class RecordingRunner(Runner, Protocol):
+    """A runner that may replay its decode steps."""
+
+    @property
+    def can_record(self) -> bool:
+        """Whether its kernels can be recorded."""
+
+    def record_decoding(self, recorder: Recorder, sizes: list[int]) -> None:
+        """Replay steps in which every row decodes from now on, padded to one of `sizes`."""
 
 
 class CudaRecorder:

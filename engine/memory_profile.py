@@ -13,10 +13,10 @@ from typing import Protocol
 
 import torch
 
-from engine.batch import Batch, RowStart, Runner, ScheduledRow
+from engine.batch import Batch, RowStart, ScheduledRow
 from engine.config import SchedulerConfig
 from engine.errors import EngineStartError
-from engine.graphs import Recorder, decode_sizes
+from engine.graphs import Recorder, RecordingRunner, decode_sizes
 from engine.request import SamplingParams
 
 # Recorded to see what one takes: the first, the largest, makes the memory that all share.
@@ -97,19 +97,8 @@ class CudaMemory:
         return torch.cuda.max_memory_allocated(self._device) - self._before
 
 
-class ProfiledRunner(Runner, Protocol):
-    """A runner over scratch pages."""
-
-    @property
-    def can_record(self) -> bool:
-        """Whether `record_decoding` may be called."""
-
-    def record_decoding(self, recorder: Recorder, sizes: list[int]) -> None:
-        """Record decode steps of these sizes."""
-
-
 def measure(
-    new_runner: Callable[[SchedulerConfig], ProfiledRunner],
+    new_runner: Callable[[SchedulerConfig], RecordingRunner],
     limits: SchedulerConfig,
     memory: DeviceMemory,
     recorder: Recorder,

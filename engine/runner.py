@@ -168,23 +168,14 @@ class ModelRunner:
         self._arrange_pages(*pages)
         if not batch.rows:
             return StepHandle([], None, [])
-        spans = _spans(batch.rows)
         tokens = tokens.view(3, -1)
+        prompts: list[_PromptPart] = []
         if graphs is not None and size is not None:
             hidden = graphs.replay(tokens)
         else:
+            spans = _spans(batch.rows)
             hidden = self._forward(tokens, spans)
-        prompts = [
-            _PromptPart(
-                index=i,
-                hidden=hidden[span.first_token : span.first_token + len(row.prompt_targets)],
-                targets=row.prompt_targets,
-                num_top=self._num_prompt_logprobs[row.row],
-                model=self._model,
-            )
-            for i, (row, span) in enumerate(zip(batch.rows, spans, strict=True))
-            if row.prompt_targets
-        ]
+            prompts = self._prompt_parts(batch.rows, spans, hidden)
         sampled = None
         if inputs.sample_places:
             logits = self._model.compute_logits(hidden.index_select(0, places))
@@ -192,6 +183,21 @@ class ModelRunner:
             # Read by launches that do not wait for this one; after drafts, the next one does.
             self._last_token_ids[rows] = sampled.token_ids
         return StepHandle(batch.rows, sampled, prompts)
+
+    def _prompt_parts(
+        self, rows: list[ScheduledRow], spans: list[Span], hidden: Tensor
+    ) -> list[_PromptPart]:
+        return [
+            _PromptPart(
+                index=i,
+                hidden=hidden[span.first_token : span.first_token + len(row.prompt_targets)],
+                targets=row.prompt_targets,
+                num_top=self._num_prompt_logprobs[row.row],
+                model=self._model,
+            )
+            for i, (row, span) in enumerate(zip(rows, spans, strict=True))
+            if row.prompt_targets
+        ]
 
     @property
     def can_record(self) -> bool:

@@ -102,7 +102,7 @@ LAYERS = {
     "engine.attention": layer("engine.batch", TENSORS),
     "engine.staging": layer(others=TENSORS),
     "engine.step_inputs": layer("engine.batch engine.request"),
-    "engine.graphs": layer("engine.attention engine.batch", TENSORS),
+    "engine.graphs": layer("engine.attention engine.batch engine.request", TENSORS),
     "engine.bring_up": layer(
         f"{CONTRACTS} engine.batch engine.device engine.graphs engine.memory_profile "
         "engine.checkpoint",

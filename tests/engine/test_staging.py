@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from engine.batch import Batch, RowStart, ScheduledRow
+from engine.checkpoint import TensorData
 from engine.request import SamplingParams
 from engine.staging import Staging
 from engine.step_inputs import UNKNOWN, step_inputs
 from engine.upload import Uploader
+from engine.weights import _read_on_host, _to_torch
 
 CPU = torch.device("cpu")
 
@@ -39,6 +41,16 @@ def test_uploaded_in_chunks(size: int) -> None:
     uploaded = Uploader(CPU, chunk_bytes=16).upload(data)
     assert uploaded.dtype == torch.uint8
     assert uploaded.tolist() == data.tolist()
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
+def test_weights_read_in_chunks_are_those_of_the_file(dtype: str) -> None:
+    raw = np.random.default_rng(1).integers(0, 60, 4 * 15, dtype=np.uint8)  # no NaN
+    size = {"F32": 4, "BF16": 2, "F16": 2}[dtype]
+    data = TensorData(dtype, (len(raw) // size // 5, 5), raw)
+    weight = _to_torch(data, Uploader(CPU, chunk_bytes=7).upload)
+    assert weight.shape == data.shape
+    assert torch.equal(weight, _to_torch(data, _read_on_host))
 
 
 def test_a_batch_as_columns() -> None:
