@@ -1,10 +1,13 @@
 """What a streamed token costs the API process: CPU time, with a fake engine and real sockets.
 
     python benchmarks/http_layer.py [--streams 16 64] [--tokens 256] [--step-ms 10]
+    python benchmarks/http_layer.py --rate 20000 [--streams 256] [--tokens 1500]
 
 The API process is a child of this one and says what it has used (getrusage). Its engine process
 brings a token for each stream in every step. A request's own cost is measured with one-token
 answers and taken off. `events` is how many events brought a token: 1.00, or the reader was behind.
+With `--rate`, streams bring so many tokens a second in total, and the figure is the share of a core
+that the API process takes meanwhile, requests and all.
 """
 
 from __future__ import annotations
@@ -119,6 +122,7 @@ class Cost:
     system: float
     client: float
     num_events: int
+    seconds: float
 
 
 def run(api: ApiProcess, num_streams: int, num_tokens: int, params: dict[str, object]) -> Cost:
@@ -144,6 +148,7 @@ def run(api: ApiProcess, num_streams: int, num_tokens: int, params: dict[str, ob
         system=after[1] - before[1],
         client=own.ru_utime + own.ru_stime - own_before.ru_utime - own_before.ru_stime,
         num_events=sum(len(answer.arrivals) for answer in answers),
+        seconds=seconds,
     )
 
 
@@ -167,10 +172,31 @@ def measure(api: ApiProcess, name: str, num_streams: int, num_tokens: int, repea
     )
 
 
+def measure_rate(rate: int, num_streams: int, num_tokens: int, names: list[str]) -> None:
+    """Print a row for each case: what came of the rate, and what it took."""
+    print(f"{num_streams} streams, {rate} tokens a second asked for in total")
+    print("case           came/s   share of a core   user system  events  client's")
+    api = ApiProcess(1e3 * num_streams / rate)
+    try:
+        for name in names:
+            run(api, num_streams, 16, CASES[name])
+            cost = run(api, num_streams, num_tokens, CASES[name])
+            total = num_streams * num_tokens
+            user, system = cost.user / cost.seconds, cost.system / cost.seconds
+            print(
+                f"{name:14} {total / cost.seconds:6.0f} {user + system:17.2f} {user:6.2f}"
+                f" {system:6.2f} {cost.num_events / total:7.2f} {cost.client / cost.seconds:9.2f}",
+                flush=True,
+            )
+    finally:
+        api.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--streams", type=int, nargs="+", default=[16, 64])
-    parser.add_argument("--tokens", type=int, default=256, help="of each answer")
+    parser.add_argument("--streams", type=int, nargs="+", help="16 64, with --rate 256")
+    parser.add_argument("--tokens", type=int, help="of each answer: 256, with --rate 1500")
+    parser.add_argument("--rate", type=int, help="tokens a second of all streams together")
     parser.add_argument("--step-ms", type=float, default=10.0, help="between two tokens")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
@@ -180,13 +206,17 @@ def main() -> None:
         with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
             runner.run(serve(args.step_ms))
         return
+    if args.rate is not None:
+        for num_streams in args.streams or [256]:
+            measure_rate(args.rate, num_streams, args.tokens or 1500, args.cases)
+        return
     api = ApiProcess(args.step_ms)
     print("microseconds of CPU time, of the API process for a token and for a request")
     print("streams  case           per token   user system  a request  events  client's")
     try:
-        for num_streams in args.streams:
+        for num_streams in args.streams or [16, 64]:
             for name in args.cases:
-                measure(api, name, num_streams, args.tokens, args.repeats)
+                measure(api, name, num_streams, args.tokens or 256, args.repeats)
     finally:
         api.close()
 

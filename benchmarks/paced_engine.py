@@ -39,6 +39,8 @@ class PacedHandle:
 class PacedRunner:
     """Counts on from the last token; steps begin `step_seconds` apart."""
 
+    max_launches = 1
+
     def __init__(self, step_seconds: float) -> None:
         self.scheduler_config = LIMITS
         self.info = EngineInfo(

@@ -92,5 +92,9 @@ class Handle(Protocol):
 class Runner(Protocol):
     """Runs batches in the order of their launch; may have several under way."""
 
+    @property
+    def max_launches(self) -> int:
+        """How many steps are best under way at a time; at least 1."""
+
     def launch(self, batch: Batch) -> Handle:
         """Start one step and return without waiting for its results."""

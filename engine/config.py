@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda"]
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "dummy"]
 # "auto" keeps what the file has where the device can compute with it; "none" computes in `dtype`.
 Quantization = Literal["auto", "none", "int8", "int4"]
@@ -18,8 +18,9 @@ Quantization = Literal["auto", "none", "int8", "int4"]
 class EngineConfig:
     """The engine as asked for, before it is known what the machine and the model can do.
 
-    `None` and "auto" mean: let the engine choose. Memory is in bytes. What the engine compiles for
-    this machine is kept in `cache_dir`. An engine that finishes no step for `engine_timeout`
+    `None` and "auto" mean: let the engine choose. Memory is in bytes; without `kv_cache_memory`, a
+    GPU's is filled up to the share `gpu_memory_utilization`. What the engine compiles for this
+    machine is kept in `cache_dir`. An engine that finishes no step for `engine_timeout`
     seconds is taken to hang: far more than a step of a model of some billion parameters needs on a
     few busy cores, and as long as clients and proxies may bear silence.
     """
@@ -31,6 +32,7 @@ class EngineConfig:
     quantization: Quantization = "auto"
     block_size: int = 16
     kv_cache_memory: int | None = None
+    gpu_memory_utilization: float = 0.9
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     max_model_len: int | None = None

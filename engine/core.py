@@ -21,24 +21,25 @@ from engine.stats import EngineStats
 class EngineCore:
     """Drives a runner through the steps of all requests.
 
-    With `max_launches` above one, the next step is launched before the last one's tokens are known
-    (the device never waits for the host). A request that makes the runner raise fails alone; `step`
-    raises when the runner can do nothing at all any more. `on_start` is told of requests just
-    before they, or more choices of them, are launched for the first time.
+    With `max_launches` above one (None: as the runner likes it), the next step is launched before
+    the last one's tokens are known: the device never waits for the host. A request that makes the
+    runner raise fails alone; `step` raises when the runner can do nothing at all any more.
+    `on_start` is told of requests just before they, or more choices of them, are launched for the
+    first time.
     """
 
     def __init__(
         self,
         runner: Runner,
         config: SchedulerConfig,
-        max_launches: int = 1,
+        max_launches: int | None = None,
         on_start: Callable[[list[str]], None] | None = None,
     ) -> None:
         self.scheduler = Scheduler(config)
         self._runner = runner
         self._on_start = on_start
         self._faults = FaultIsolation(config.max_num_batched_tokens)
-        self._max_launches = max_launches
+        self._max_launches = max_launches or runner.max_launches
         self._launched: deque[tuple[Batch, Handle, float]] = deque()
         self._last_wait = 0.0
         self._num_steps = 0

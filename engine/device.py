@@ -17,7 +17,7 @@ from engine.errors import EngineStartError
 from engine.kv_cache import block_bytes
 from engine.processor import cpu_flags
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # CPUs with these multiply bfloat16 faster than float32.
 _FAST_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
@@ -28,7 +28,6 @@ PAGE_MULTIPLE = 16
 _CPU_STEP_SECONDS = 0.06
 
 _CPU_KV_SHARE, _CPU_KV_LIMIT = 0.25, 4 << 30
-_CUDA_KV_SHARE = 0.85
 
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 
@@ -46,6 +45,11 @@ class Target:
     def dtype_name(self) -> str:
         return str(self.dtype).removeprefix("torch.")
 
+    @property
+    def max_launches(self) -> int:
+        """Steps under way at a time: on the CPU a launch does the work itself."""
+        return 1 if self.device.type == "cpu" else 2
+
 
 def resolve_target(
     config: EngineConfig, stays_quantized: Callable[[], bool] = lambda: False
@@ -62,6 +66,10 @@ def resolve_target(
         device, why = ("cuda", "a CUDA device is there") if has_cuda else ("cpu", "no CUDA device")
     else:
         device, why = config.device, "asked for"
+    if config.dtype == "float16" and device == "cpu":
+        raise EngineStartError(
+            "dtype 'float16' needs a CUDA device; on the CPU, take bfloat16 or float32"
+        )
     if config.dtype != "auto":
         dtype, dtype_why = _DTYPES[config.dtype], "asked for"
     elif device == "cuda" or _FAST_BFLOAT16_FLAGS & cpu_flags():
@@ -91,7 +99,8 @@ def resolve_limits(config: EngineConfig, model: ModelConfig, target: Target) -> 
         )
     memory = config.kv_cache_memory
     if memory is None:
-        memory = _default_kv_memory(target.device)
+        assert on_cpu, "on a GPU, what is left is measured"
+        memory = min(int(available_memory() * _CPU_KV_SHARE), _CPU_KV_LIMIT)
     page = block_bytes(model, config.block_size, target.dtype)
     num_blocks = memory // page
     max_num_seqs = config.max_num_seqs or min(64 if on_cpu else 256, max(1, num_blocks))
@@ -152,13 +161,6 @@ def available_memory() -> int:
             # File pages that nobody uses count as used, but are given back on demand.
             limits.append(max(0, limit - used + _inactive_file(folder)))
     return min(limits)
-
-
-def _default_kv_memory(device: torch.device) -> int:
-    if device.type == "cpu":
-        return min(int(available_memory() * _CPU_KV_SHARE), _CPU_KV_LIMIT)
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(free * _CUDA_KV_SHARE)
 
 
 def _cgroup_folders(controller: str) -> list[Path]:

@@ -15,9 +15,11 @@ from engine.memory import large_memory
 
 
 class KVCache:
-    """`layers[i]` is [num_blocks + 1, 2, kv_heads, block_size, head_dim]: keys at 0, values at 1.
+    """`layers[i]` is [num_blocks + 2, 2, kv_heads, block_size, head_dim]: keys at 0, values at 1.
 
-    The last page, `blank_block`, always holds zeros: block tables are filled up with it.
+    Two pages come after those that sequences own. `blank_block` always holds zeros: block tables
+    are filled up with it. `scratch_block` takes what is computed for padding and is not read for
+    anything else.
     On the CPU the memory is taken from the system page by page as it is first written.
     """
 
@@ -31,19 +33,18 @@ class KVCache:
     ) -> None:
         self.block_size = block_size
         self.blank_block = num_blocks
+        self.scratch_block = num_blocks + 1
         page = (2, config.num_kv_heads, block_size, config.head_dim)
-        self._pages = _zeros((config.num_layers, num_blocks + 1, *page), device, dtype)
+        self._pages = _zeros((config.num_layers, num_blocks + 2, *page), device, dtype)
         self.layers: list[Tensor] = list(self._pages.unbind(0))
 
-    def copy_blocks(self, copies: list[tuple[int, int]]) -> None:
-        """Copy pages (source, destination), in all layers. No destination is also a source."""
-        sources = torch.tensor([source for source, _ in copies], device=self._pages.device)
-        destinations = torch.tensor([target for _, target in copies], device=self._pages.device)
-        self._pages.index_copy_(1, destinations, self._pages.index_select(1, sources))
+    def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy pages (block ids, int64, on the device) in all layers. No target is a source."""
+        self._pages.index_copy_(1, targets, self._pages.index_select(1, sources))
 
-    def clear_blocks(self, block_ids: list[int]) -> None:
+    def clear_blocks(self, block_ids: Tensor) -> None:
         """Fill pages with zeros: what an earlier owner left (a NaN at worst) must not be read."""
-        self._pages.index_fill_(1, torch.tensor(block_ids, device=self._pages.device), 0)
+        self._pages.index_fill_(1, block_ids, 0)
 
 
 def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:

@@ -17,19 +17,24 @@ import torch
 from torch import Tensor
 
 from engine.attention import Span, StepLayout
-from engine.batch import Batch, RowOutput, RowStart, ScheduledRow
+from engine.batch import Batch, RowOutput, ScheduledRow
+from engine.bring_up import bring_up
 from engine.checkpoint import ModelConfig, open_checkpoint
 from engine.checkpoint.grouped import GROUP_SIZE
 from engine.config import EngineConfig, SchedulerConfig
 from engine.device import Target, resolve_limits, resolve_target
 from engine.errors import EngineStartError
+from engine.graphs import CudaRecorder, DecodeGraphs, Recorder
 from engine.kernels import keeps_quantized, select
 from engine.kernels.base import Kernels
 from engine.kv_cache import KVCache
+from engine.memory_profile import CudaMemory
 from engine.messages import EngineInfo
 from engine.models import Model, build_model
 from engine.request import Failure, TokenLogprobs
 from engine.sampler import Sampled, SamplingState, prompt_logprobs
+from engine.staging import Staging
+from engine.step_inputs import UNKNOWN, step_inputs
 from engine.weights import load_random_weights, load_weights
 
 logger = logging.getLogger("octavo.engine")
@@ -60,22 +65,26 @@ class ModelRunner:
         self.info = info
         self.scheduler_config = limits
         self._config = config
+        self.max_launches = target.max_launches
         self._model = model
         self._kernels = kernels
-        self._device = target.device
+        self._target = target
         self._kv_cache = KVCache(
             config, limits.num_blocks, limits.block_size, target.device, target.dtype
         )
-        # [max_num_seqs, max_blocks]; entries past a row's pages name the blank page.
+        # The last row is the padding's: nobody's.
+        num_rows = limits.max_num_seqs + 1
+        # [num_rows, max_blocks]; entries past a row's pages name the blank page.
         self._block_tables = torch.full(
-            (limits.max_num_seqs, -(-limits.max_model_len // limits.block_size)),
+            (num_rows, -(-limits.max_model_len // limits.block_size)),
             self._kv_cache.blank_block,
             dtype=torch.int32,
             device=target.device,
         )
-        self._last_token_ids = torch.zeros(
-            limits.max_num_seqs, dtype=torch.int64, device=target.device
-        )
+        self._block_tables[-1, 0] = self._kv_cache.scratch_block
+        self._last_token_ids = torch.zeros(num_rows, dtype=torch.int64, device=target.device)
+        self._staging = Staging(target.device, target.max_launches + 1)
+        self._graphs: DecodeGraphs | None = None
         self._sampling = SamplingState(limits.max_num_seqs, config.vocab_size, target.device)
         self._num_prompt_logprobs = [0] * limits.max_num_seqs
 
@@ -114,37 +123,72 @@ class ModelRunner:
                     config.quantization,
                 )
             logger.info("%s kernels; %s", kernels.describe(), target.reason)
+
+            def new_runner(limits: SchedulerConfig) -> ModelRunner:
+                info = EngineInfo(
+                    architecture=checkpoint.config.architecture,
+                    vocab_size=checkpoint.config.vocab_size,
+                    num_parameters=checkpoint.num_parameters,
+                    max_model_len=limits.max_model_len,
+                    device=str(target.device),
+                    dtype=target.dtype_name,
+                    kernels=kernels.describe(),
+                    num_blocks=limits.num_blocks,
+                    block_size=limits.block_size,
+                    max_num_seqs=limits.max_num_seqs,
+                    max_num_batched_tokens=limits.max_num_batched_tokens,
+                    load_seconds=time.monotonic() - started,
+                )
+                return cls(checkpoint.config, model, kernels, limits, target, info)
+
             # After the weights, whose memory is no longer free now.
-            limits = resolve_limits(config, checkpoint.config, target)
-            info = EngineInfo(
-                architecture=checkpoint.config.architecture,
-                vocab_size=checkpoint.config.vocab_size,
-                num_parameters=checkpoint.num_parameters,
-                max_model_len=limits.max_model_len,
-                device=str(target.device),
-                dtype=target.dtype_name,
-                kernels=kernels.describe(),
-                num_blocks=limits.num_blocks,
-                block_size=limits.block_size,
-                max_num_seqs=limits.max_num_seqs,
-                max_num_batched_tokens=limits.max_num_batched_tokens,
-                load_seconds=time.monotonic() - started,
-            )
-            return cls(checkpoint.config, model, kernels, limits, target, info)
+            if target.device.type == "cuda":
+                return bring_up(
+                    new_runner,
+                    config,
+                    checkpoint.config,
+                    target,
+                    CudaMemory(target.device),
+                    CudaRecorder,
+                    on_progress,
+                )
+            return new_runner(resolve_limits(config, checkpoint.config, target))
 
     @torch.inference_mode()
     def launch(self, batch: Batch) -> StepHandle:
         """See `batch.Runner.launch`."""
         for start in batch.starts:
-            self._start_row(start)
-        if batch.copies:  # before pages are taken: one to copy from may be somebody's new one
-            self._kv_cache.copy_blocks(batch.copies)
-        self._take_pages(batch.rows)
+            self._sampling.start(start)
+            self._num_prompt_logprobs[start.row] = start.sampling.prompt_logprobs or 0
+        inputs = step_inputs(batch, self._kv_cache.block_size, self._block_tables.shape[1])
+        graphs = self._graphs if _is_decode(batch.rows) else None
+        size = graphs.size_for(len(batch.rows)) if graphs is not None else None
+        if size is not None:
+            inputs.pad(size, padding_row=self.scheduler_config.max_num_seqs)
+        *pages, tokens, places, rows = self._staging.send(*inputs.columns)
+        self._arrange_pages(*pages)
         if not batch.rows:
             return StepHandle([], None, [])
-        spans = _spans(batch.rows)
-        hidden = self._forward(batch.rows, spans)
-        prompts = [
+        tokens = tokens.view(3, -1)
+        prompts: list[_PromptPart] = []
+        if graphs is not None and size is not None:
+            hidden = graphs.replay(tokens)
+        else:
+            spans = _spans(batch.rows)
+            hidden = self._forward(tokens, spans)
+            prompts = self._prompt_parts(batch.rows, spans, hidden)
+        sampled = None
+        if inputs.sample_places:
+            logits = self._model.compute_logits(hidden.index_select(0, places))
+            sampled = self._sampling.sample(logits, inputs.sample_rows, inputs.sample_positions)
+            # Read by launches that do not wait for this one; after drafts, the next one does.
+            self._last_token_ids[rows] = sampled.token_ids
+        return StepHandle(batch.rows, sampled, prompts)
+
+    def _prompt_parts(
+        self, rows: list[ScheduledRow], spans: list[Span], hidden: Tensor
+    ) -> list[_PromptPart]:
+        return [
             _PromptPart(
                 index=i,
                 hidden=hidden[span.first_token : span.first_token + len(row.prompt_targets)],
@@ -152,55 +196,56 @@ class ModelRunner:
                 num_top=self._num_prompt_logprobs[row.row],
                 model=self._model,
             )
-            for i, (row, span) in enumerate(zip(batch.rows, spans, strict=True))
+            for i, (row, span) in enumerate(zip(rows, spans, strict=True))
             if row.prompt_targets
         ]
-        return StepHandle(batch.rows, self._sample(hidden, batch.rows, spans), prompts)
 
-    def _start_row(self, start: RowStart) -> None:
-        self._block_tables[start.row] = self._kv_cache.blank_block
-        self._sampling.start(start)
-        self._num_prompt_logprobs[start.row] = start.sampling.prompt_logprobs or 0
+    @property
+    def can_record(self) -> bool:
+        """Whether the kernels let `record_decoding` be called."""
+        return self._kernels.can_be_recorded
 
-    def _take_pages(self, rows: list[ScheduledRow]) -> None:
-        """Enter new pages into the block tables, and clear those that nothing is in yet."""
-        max_blocks = self._block_tables.shape[1]
-        places: list[int] = []
-        block_ids: list[int] = []
-        empty: list[int] = []
-        for row in rows:
-            for i, block_id in enumerate(row.new_block_ids, start=row.num_known_blocks):
-                places.append(row.row * max_blocks + i)
-                block_ids.append(block_id)
-                if i * self._kv_cache.block_size >= row.start:
-                    empty.append(block_id)
-        if places:
-            patch = torch.tensor([places, block_ids], device=self._device)
-            self._block_tables.view(-1)[patch[0]] = patch[1].to(torch.int32)
-        if empty:
+    def record_decoding(self, recorder: Recorder, sizes: list[int]) -> None:
+        """Have steps in which every row decodes replayed from now on, padded to one of `sizes`.
+
+        Memory must be left on the device.
+        """
+        assert self.can_record
+        with torch.inference_mode():
+            output = torch.zeros(
+                self._config.hidden_size, dtype=self._target.dtype, device=self._target.device
+            )
+            padding_row = self.scheduler_config.max_num_seqs
+            self._graphs = DecodeGraphs(self._forward, recorder, sizes, padding_row, output)
+
+    def _arrange_pages(
+        self,
+        started_rows: Tensor,
+        copy_sources: Tensor,
+        copy_targets: Tensor,
+        places: Tensor,
+        block_ids: Tensor,
+        empty: Tensor,
+    ) -> None:
+        """Copy pages, enter new ones into the block tables, clear those that nothing is in yet."""
+        if len(started_rows):
+            self._block_tables.index_fill_(0, started_rows, self._kv_cache.blank_block)
+        if len(copy_sources):  # first: a page to copy from may be somebody's new one
+            self._kv_cache.copy_blocks(copy_sources, copy_targets)
+        if len(places):
+            self._block_tables.view(-1).index_copy_(0, places, block_ids.to(torch.int32))
+        if len(empty):
             self._kv_cache.clear_blocks(empty)
 
-    def _forward(self, rows: list[ScheduledRow], spans: list[Span]) -> Tensor:
-        """Hidden states [num_tokens, hidden_size] of all tokens of the step."""
-        token_ids: list[int] = []
-        token_rows: list[int] = []
-        positions: list[int] = []
-        unknown: list[int] = []
-        for row in rows:
-            token_ids += row.token_ids
-            if len(row.token_ids) < row.num_tokens:
-                unknown.append(len(token_ids))
-                token_ids.append(0)
-            token_rows += [row.row] * row.num_tokens
-            positions += range(row.start, row.start + row.num_tokens)
-        tokens = torch.tensor([token_ids, token_rows, positions], device=self._device)
-        if unknown:
-            places = torch.tensor(unknown, device=self._device)
-            tokens[0, places] = self._last_token_ids[tokens[1, places]]
+    def _forward(self, tokens: Tensor, spans: list[Span]) -> Tensor:
+        """Hidden states [num_tokens, hidden_size]; `tokens` [3, num_tokens] are ids, rows and
+        positions. Waits for nothing, and reads `tokens` on the device only."""
+        token_ids, rows, positions = tokens.unbind(0)
+        token_ids = torch.where(token_ids == UNKNOWN, self._last_token_ids[rows], token_ids)
         layout = StepLayout(
             spans=spans,
-            rows=tokens[1],
-            positions=tokens[2],
+            rows=rows,
+            positions=positions,
             block_tables=self._block_tables,
             blank_block=self._kv_cache.blank_block,
             block_size=self._kv_cache.block_size,
@@ -208,29 +253,7 @@ class ModelRunner:
             num_kv_heads=self._config.num_kv_heads,
             head_dim=self._config.head_dim,
         )
-        return self._model.forward(tokens[0], self._kernels.plan(layout), self._kv_cache)
-
-    def _sample(
-        self, hidden: Tensor, rows: list[ScheduledRow], spans: list[Span]
-    ) -> Sampled | None:
-        """Draw the tokens of each row that wants any, and remember them for the row's next step."""
-        row_ids: list[int] = []
-        positions: list[int] = []
-        places: list[int] = []
-        for row, span in zip(rows, spans, strict=True):
-            num_samples = row.num_drafts + 1 if row.sample else 0
-            row_ids += [span.row] * num_samples
-            positions += range(span.context_len - num_samples + 1, span.context_len + 1)
-            end = span.first_token + span.num_tokens
-            places += range(end - num_samples, end)
-        if not places:
-            return None
-        where = torch.tensor([places, row_ids], device=self._device)
-        logits = self._model.compute_logits(hidden.index_select(0, where[0]))
-        sampled = self._sampling.sample(logits, row_ids, positions)
-        # Read by launches that do not wait for this one; after drafts, the next one does.
-        self._last_token_ids[where[1]] = sampled.token_ids
-        return sampled
+        return self._model.forward(token_ids, self._kernels.plan(layout), self._kv_cache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +324,11 @@ def _keep(
         if token_id != draft:
             break
     output.logprobs = kept_logprobs or None
+
+
+def _is_decode(rows: list[ScheduledRow]) -> bool:
+    """Whether every row computes one token, and nothing but the next one is wanted of it."""
+    return bool(rows) and all(row.num_tokens == 1 and not row.prompt_targets for row in rows)
 
 
 def _spans(rows: list[ScheduledRow]) -> list[Span]:

@@ -1,6 +1,7 @@
 """Fills a model with the tensors of a checkpoint, or with random ones.
 
-One weight is in memory twice at a time, never the whole model. Knows names, shapes and element
+One weight is in memory twice at a time, never the whole model; plain numbers go to a device of its
+own as they are read, and are converted there. Knows names, shapes and element
 types; where a file comes from and how it is laid out is `engine/checkpoint`'s business.
 """
 
@@ -8,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.checkpoint import Checkpoint, GroupedWeight, TensorData, dequantize, read_grouped
@@ -16,6 +19,7 @@ from engine.checkpoint.grouped import join, quantize
 from engine.config import Quantization
 from engine.models import Model
 from engine.models.layers import WeightGroup
+from engine.upload import Uploader
 
 Progress = Callable[[str, float], None]
 
@@ -37,14 +41,15 @@ def load_weights(
 
     Matrices that may stay quantized do, as `quantization` says.
     """
+    read = _read_on_host if device.type == "cpu" else Uploader(device).upload
     groups = list(model.weight_groups())
     for i, group in enumerate(groups):
         on_progress("loading weights", i / len(groups))
         tensors = [checkpoint.tensor(name) for name in group.shapes]
         assert [data.shape for data in tensors] == list(group.shapes.values()), group.shapes
         if not _load_grouped(group, tensors, quantization):
-            parts = [_to_torch(data).to(dtype) for data in tensors]
-            group.load((parts[0] if len(parts) == 1 else torch.cat(parts)).to(device))
+            parts = [_to_torch(data, read).to(device, dtype) for data in tensors]
+            group.load(parts[0] if len(parts) == 1 else torch.cat(parts))
     on_progress("loading weights", 1.0)
 
 
@@ -60,7 +65,7 @@ def _load_grouped(
         if quantization != "auto":
             num_bits = max(_NUM_BITS[quantization], group.min_bits)
             if part is None or part.num_bits > num_bits:
-                part = quantize(_to_torch(tensor).float().numpy(), num_bits)
+                part = quantize(_to_torch(tensor, _read_on_host).float().numpy(), num_bits)
         if part is None:
             return False
         parts.append(part)
@@ -95,10 +100,15 @@ def load_random_weights(
     on_progress("making random weights", 1.0)
 
 
-def _to_torch(data: TensorData) -> Tensor:
+def _to_torch(data: TensorData, read: Callable[[NDArray[np.uint8]], Tensor]) -> Tensor:
+    """The numbers of the file: quantized ones in float32, plain ones where `read` puts them."""
     if data.dtype not in _PLAIN_DTYPES:
         return torch.from_numpy(dequantize(data))
+    return read(data.data).view(_PLAIN_DTYPES[data.dtype]).view(data.shape)
+
+
+def _read_on_host(data: NDArray[np.uint8]) -> Tensor:
     # A copy of the mapped bytes: torch wants memory it may write to.
-    raw = torch.empty(data.data.size, dtype=torch.uint8)
-    raw.numpy()[:] = data.data
-    return raw.view(_PLAIN_DTYPES[data.dtype]).view(data.shape)
+    raw = torch.empty(data.size, dtype=torch.uint8)
+    raw.numpy()[:] = data
+    return raw

@@ -52,7 +52,7 @@ class Settings(BaseSettings):
         False, description="Take any model's name in a request for an alias of this one."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(_ENGINE.device, description="Where to run.")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         _ENGINE.dtype, description="Number type of the computation."
     )
     load_format: Literal["auto", "dummy"] = Field(
@@ -64,6 +64,12 @@ class Settings(BaseSettings):
     )
     kv_cache_memory: ByteSize | None = Field(
         None, description="Memory for the KV cache, as in 2GiB."
+    )
+    gpu_memory_utilization: float = Field(
+        _ENGINE.gpu_memory_utilization,
+        gt=0,
+        le=1,
+        description="Share of a GPU's memory to use, where --kv-cache-memory does not say.",
     )
     max_num_seqs: int | None = Field(None, ge=1, description="Sequences that run at one time.")
     max_num_batched_tokens: int | None = Field(
@@ -188,6 +194,7 @@ class Settings(BaseSettings):
             quantization=self.quantization,
             block_size=self.block_size,
             kv_cache_memory=self.kv_cache_memory,
+            gpu_memory_utilization=self.gpu_memory_utilization,
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
             max_model_len=self.max_model_len,

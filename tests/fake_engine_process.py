@@ -52,6 +52,8 @@ class CountingHandle:
 
 
 class CountingRunner:
+    max_launches = 1
+
     def __init__(self, channel_fd: int) -> None:
         self._channel_fd = channel_fd
         self._strides = [1] * LIMITS.max_num_seqs

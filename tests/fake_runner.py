@@ -120,6 +120,8 @@ class FailingHandle:
 class FakeRunner:
     """Keeps the contract of `engine/batch.py` and asserts that the other side does."""
 
+    max_launches = 1
+
     def __init__(self, num_blocks: int, block_size: int, max_num_seqs: int) -> None:
         self._block_size = block_size
         self._pages: list[list[bytes | None]] = [[None] * block_size for _ in range(num_blocks)]

@@ -109,6 +109,15 @@ LAYERS = {
     ),
     # Tensors.
     "engine.attention": layer("engine.batch", TENSORS),
+    "engine.staging": layer(others=TENSORS),
+    "engine.step_inputs": layer("engine.batch engine.request"),
+    "engine.graphs": layer("engine.attention engine.batch engine.request", TENSORS),
+    "engine.bring_up": layer(
+        f"{CONTRACTS} engine.batch engine.device engine.graphs engine.memory_profile "
+        "engine.checkpoint",
+    ),
+    "engine.upload": layer("engine.staging", TENSORS),
+    "engine.memory_profile": layer(f"{CONTRACTS} engine.batch engine.graphs", TENSORS),
     "engine.memory": layer(others=TENSORS),
     "engine.processor": layer(),
     "engine.kv_cache": layer("engine.memory engine.checkpoint", TENSORS),
@@ -125,12 +134,14 @@ LAYERS = {
         "engine.errors engine.attention engine.kernels engine.kv_cache engine.checkpoint", TENSORS
     ),
     "engine.weights": layer(
-        "engine.errors engine.config engine.models engine.kernels engine.checkpoint", TENSORS
+        "engine.errors engine.config engine.models engine.kernels engine.checkpoint engine.upload",
+        TENSORS,
     ),
     "engine.runner": layer(
         f"{CONTRACTS} engine.batch engine.messages engine.device engine.models "
         "engine.attention engine.kv_cache engine.kernels engine.weights engine.sampler "
-        "engine.checkpoint",
+        "engine.checkpoint engine.graphs engine.staging engine.step_inputs "
+        "engine.memory_profile engine.bring_up",
         TENSORS,
     ),
 }

@@ -61,6 +61,12 @@ class Kernels(Protocol):
     def describe(self) -> str:
         """Which kernels these are and why, and what multiplies the weights packed so far."""
 
+    @property
+    def can_be_recorded(self) -> bool:
+        """Whether a step in which every span has one token can be recorded (a CUDA graph) and
+        replayed for other rows: `plan` then reads the layout's tensors on the device and nothing of
+        `spans` but their number."""
+
     def takes_grouped(self, num_inputs: int) -> bool:
         """Whether weights with rows of this many numbers may stay quantized."""
 

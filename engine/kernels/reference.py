@@ -31,6 +31,10 @@ class ReferenceKernels:
     def describe(self) -> str:
         return f"plain torch ({self.reason})" if self.reason else "plain torch"
 
+    @property
+    def can_be_recorded(self) -> bool:
+        return False  # plans from the spans
+
     def takes_grouped(self, num_inputs: int) -> bool:
         return False
 

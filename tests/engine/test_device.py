@@ -24,6 +24,18 @@ def test_target_as_asked_for() -> None:
     assert (target.device.type, target.dtype_name, target.num_threads) == ("cpu", "bfloat16", 3)
 
 
+def test_float16_is_for_gpus() -> None:
+    with pytest.raises(EngineStartError, match="'float16' needs a CUDA device; .* bfloat16"):
+        resolve_target(EngineConfig("m", device="cpu", dtype="float16"))
+
+
+def test_float16_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    target = resolve_target(EngineConfig("m", dtype="float16"))
+    assert (str(target.device), target.dtype) == ("cuda", torch.float16)
+    assert resolve_target(EngineConfig("m")).dtype_name == "bfloat16"
+
+
 def test_rounded_weights_are_multiplied_in_bfloat16() -> None:
     target = resolve_target(EngineConfig("m", device="cpu", quantization="int8"))
     assert target.dtype_name == "bfloat16"

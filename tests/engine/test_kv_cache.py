@@ -22,22 +22,22 @@ def test_shape_and_zeros() -> None:
     cache = KVCache(CONFIG, 6, 8, CPU, torch.bfloat16)
     assert len(cache.layers) == 3
     for layer in cache.layers:
-        assert layer.shape == (7, 2, 2, 8, 16) and layer.dtype == torch.bfloat16
+        assert layer.shape == (8, 2, 2, 8, 16) and layer.dtype == torch.bfloat16
         assert not layer.any()
     assert cache.layers[0][:6].nbytes * 3 == 6 * block_bytes(CONFIG, 8, torch.bfloat16)
 
 
 def test_copy_blocks() -> None:
     cache, before = filled(torch.float32)
-    cache.copy_blocks([(0, 4), (0, 5), (2, 1)])
+    cache.copy_blocks(torch.tensor([0, 0, 2]), torch.tensor([4, 5, 1]))
     for layer, old in zip(cache.layers, before, strict=True):
-        assert torch.equal(layer, old[[0, 2, 2, 3, 0, 0, 6]])
+        assert torch.equal(layer, old[[0, 2, 2, 3, 0, 0, 6, 7]])
 
 
 def test_clear_blocks() -> None:
     cache, before = filled(torch.float32)
     cache.layers[1][3] = torch.nan
-    cache.clear_blocks([3, 5])
+    cache.clear_blocks(torch.tensor([3, 5]))
     for layer, old in zip(cache.layers, before, strict=True):
         assert not layer[[3, 5]].any()
         assert torch.equal(layer[[0, 1, 2, 4]], old[[0, 1, 2, 4]])

@@ -117,6 +117,8 @@ def test_a_long_prompt_beside_others_comes_in_pieces() -> None:
 class Clock:
     """A runner whose steps take made-up times."""
 
+    max_launches = 1
+
     def __init__(self) -> None:
         self.now = 0.0
         self._runner = FakeRunner(CONFIG.num_blocks, CONFIG.block_size, CONFIG.max_num_seqs)

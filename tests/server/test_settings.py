@@ -21,6 +21,7 @@ def test_defaults() -> None:
     assert (settings.model, settings.host, settings.port) == (BUILTIN_MODEL, "127.0.0.1", 8000)
     config = settings.engine_config(Path("x"))
     assert (config.model_path, config.kv_cache_memory, config.block_size) == ("x", None, 16)
+    assert config.gpu_memory_utilization == 0.9
     assert config.quantization == "auto"
     rounded = load_settings({"quantization": "int8"}).engine_config(Path("x"))
     assert rounded.quantization == "int8"
@@ -83,6 +84,8 @@ def test_a_missing_file(tmp_path: Path) -> None:
         (["--port", "x"], "port"),
         (["--port", "65536"], "port"),
         (["--kv-cache-memory", "much"], "kv_cache_memory"),
+        (["--gpu-memory-utilization", "1.1"], "gpu_memory_utilization"),
+        (["--gpu-memory-utilization", "0"], "gpu_memory_utilization"),
         (["--device", "abacus"], "--device"),
         (["--nonsense"], "--nonsense"),
     ],

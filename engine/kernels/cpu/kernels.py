@@ -89,6 +89,10 @@ class CpuKernels:
     def describe(self) -> str:
         return ", ".join((f"C++ ({self._instruction_set})", *sorted(self._packed)))
 
+    @property
+    def can_be_recorded(self) -> bool:
+        return False  # the host does the work
+
     def takes_grouped(self, num_inputs: int) -> bool:
         can_multiply = self.dtype == torch.bfloat16 and bool(self.products.instructions)
         return can_multiply and num_inputs % GROUP_SIZE == 0
