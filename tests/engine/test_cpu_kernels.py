@@ -8,12 +8,11 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 import torch
+from attention_step import Step, make_step
 from ragged_layout import ragged_layout
-from torch import Tensor
 
 from engine.attention import StepLayout
 from engine.kernels import select
@@ -46,41 +45,6 @@ def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
-
-
-@dataclass(frozen=True)
-class Step:
-    """Random rows of `spans` (start, num_tokens). Whatever no token may see is NaN."""
-
-    layout: StepLayout
-    qkv: Tensor
-    cos_sin: Tensor
-    kv: Tensor
-
-    def run(self, kernels: Kernels) -> tuple[Tensor, Tensor]:
-        """Attention of the step's tokens, and the pages afterwards."""
-        plan, kv = kernels.plan(self.layout), self.kv.clone()
-        q = kernels.rotary_store_kv(self.qkv.clone(), self.cos_sin, kv, plan)
-        return kernels.paged_attention(q, kv, plan).clone(), kv
-
-
-def make_step(
-    spans: list[tuple[int, int]], shape: tuple[int, int, int], dtype: torch.dtype
-) -> Step:
-    num_heads, num_kv_heads, head_dim = shape
-    layout, num_blocks = ragged_layout(spans, num_heads, num_kv_heads, head_dim, BLOCK_SIZE)
-    kv = torch.full((num_blocks + 1, 2, num_kv_heads, BLOCK_SIZE, head_dim), torch.nan, dtype=dtype)
-    for span in layout.spans:
-        for position in range(span.start):
-            block = layout.block_tables[span.row, position // BLOCK_SIZE]
-            seen = torch.randn(2, num_kv_heads, head_dim)
-            kv[block, :, :, position % BLOCK_SIZE] = seen.to(dtype)
-    num_tokens = len(layout.rows)
-    qkv = torch.randn(num_tokens, num_heads + 2 * num_kv_heads, head_dim).to(dtype)
-    angles = torch.randn(num_tokens, head_dim // 2)
-    cos, sin = angles.cos(), angles.sin()
-    cos_sin = torch.cat((cos, cos, -sin, sin), -1).view(num_tokens, 2, head_dim)
-    return Step(layout, qkv, cos_sin, kv)
 
 
 def only_row(step: Step, index: int) -> Step:

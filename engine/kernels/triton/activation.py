@@ -11,9 +11,7 @@ _BLOCK = 1024
 
 
 @triton.jit
-def _silu_mul(
-    gate_up: tl.tensor, out: tl.tensor, WIDTH: tl.constexpr, BLOCK: tl.constexpr
-) -> None:
+def _silu_mul(gate_up: tl.tensor, out: tl.tensor, WIDTH: tl.constexpr, BLOCK: tl.constexpr) -> None:
     """out [num_tokens, WIDTH] from gate_up [num_tokens, 2 * WIDTH], both contiguous."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

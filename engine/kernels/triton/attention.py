@@ -26,8 +26,8 @@ def _split_len(
     context_len: tl.tensor, num_splits: tl.tensor, BLOCK_POSITIONS: tl.constexpr
 ) -> tl.tensor:
     """Positions of each split: those of a row are equal, whatever the other rows are."""
-    blocks = tl.cdiv(tl.cdiv(context_len, num_splits), BLOCK_POSITIONS)
-    return tl.maximum(blocks, 1) * BLOCK_POSITIONS
+    equal = (context_len + num_splits - 1) // num_splits
+    return (tl.maximum(equal, 1) + BLOCK_POSITIONS - 1) // BLOCK_POSITIONS * BLOCK_POSITIONS
 
 
 # Neither a number of splits nor the place of a small tensor is worth a compilation of its own.
@@ -100,8 +100,8 @@ def _attend(
     keys = kv + kv_head * (BLOCK_SIZE * HEAD_DIM)
     values = keys + NUM_KV_HEADS * BLOCK_SIZE * HEAD_DIM
     maximum = tl.full([BLOCK_ROWS], _UNSEEN, tl.float32)
-    total = tl.zeros([BLOCK_ROWS], tl.float32)
-    output = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
+    total = tl.full([BLOCK_ROWS], 0.0, tl.float32)
+    output = tl.full([BLOCK_ROWS, BLOCK_DIM], 0.0, tl.float32)
     for block_start in range(begin, end, BLOCK_POSITIONS):
         position = block_start + tl.arange(0, BLOCK_POSITIONS)
         inside = position < end
@@ -138,9 +138,7 @@ def _attend(
         tl.store(out + out_at[:, None] * HEAD_DIM + column[None, :], output, mask=written)
 
 
-@triton.jit(
-    do_not_specialize=["num_splits"], do_not_specialize_on_alignment=["positions", "tiles"]
-)
+@triton.jit(do_not_specialize=["num_splits"], do_not_specialize_on_alignment=["positions", "tiles"])
 def _merge(
     out: tl.tensor,
     partial_out: tl.tensor,

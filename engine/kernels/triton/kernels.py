@@ -1,7 +1,7 @@
 """The Triton kernels as a set. See `Kernels` for what each method does.
 
-Promised: a row's attention depends on the other rows of a step through the number of splits at
-most, which follows from how many tiles there are; its own splits are equal parts of its own context.
+Promised: what attention gives for a row depends on a step's other rows through the number of splits
+at most. In steps of single tokens that follows from the number of tokens and the table's width.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ class TritonKernels:
         return silu_mul(gate_up)
 
     def plan(self, layout: StepLayout) -> TritonPlan:
+        """With one token in each span, the plan is good for whatever the layout's tensors hold
+        later; a token at position -1 is padding, which has no page and attends to nothing."""
         return make_plan(layout, self.dtype, self._num_processors)
 
     def rotary_store_kv(

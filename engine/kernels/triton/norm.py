@@ -93,9 +93,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return out
 
 
-def add_rms_norm(
-    x: Tensor, residual: Tensor, weight: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """See `Kernels.add_rms_norm`. Overwrites both inputs with the results."""
     assert x.is_contiguous() and residual.is_contiguous()
     num_tokens, width = x.shape

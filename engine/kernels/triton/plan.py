@@ -28,7 +28,8 @@ MAX_SPLITS = 64
 class TileShape:
     """`num_rows` queries (tokens times heads of a group) against `num_positions` keys at a time.
 
-    `programs_wanted` of each of the device's processors keep its memory busy.
+    `programs_wanted` of each of the device's processors keep its memory busy. Of `num_stages` in
+    the loop the block table takes one half and the pages that it names the other.
     """
 
     num_rows: int
@@ -99,12 +100,12 @@ def tile_shapes(layout: StepLayout, dtype: torch.dtype) -> tuple[TileShape, Tile
     row_bytes = triton.next_power_of_2(layout.head_dim) * dtype.itemsize
     num_positions = 64 if row_bytes <= 256 else 32
     group_rows = triton.next_power_of_2(layout.num_heads // layout.num_kv_heads)
-    small = TileShape(max(16, group_rows), num_positions, 4, 4, 8)
+    small = TileShape(max(16, group_rows), num_positions, 4, 5, 8)
     if dtype == torch.float32:
         return small, TileShape(max(32, group_rows), num_positions, 4, 2, 1)
     if row_bytes > 256:
         return small, TileShape(max(64, group_rows), num_positions, 4, 2, 1)
-    return small, TileShape(max(128, group_rows), num_positions, 8, 3, 1)
+    return small, TileShape(max(128, group_rows), num_positions, 8, 5, 1)
 
 
 def _launches_of_spans(
