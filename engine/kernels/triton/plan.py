@@ -128,7 +128,7 @@ def _launches_of_spans(
         dtype=torch.int32,
         pin_memory=device.type == "cuda",
     ).to(device, non_blocking=True)
-    split = all_tiles.split([len(tiles) for _, tiles, _ in parts])
+    split = all_tiles.split_with_sizes([len(tiles) for _, tiles, _ in parts])
     return [
         _launch(layout, shape, len(tiles), on_device, longest, num_processors)
         for (shape, tiles, longest), on_device in zip(parts, split, strict=True)
