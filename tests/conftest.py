@@ -9,6 +9,10 @@ from engine.checkpoint import BUILTIN_MODEL, default_cache_dir, resolve_model
 
 # As the supervisor sets it for the engine: read when torch loads, so before any test imports it.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+# Read when triton is imported, which transformers does too: without a GPU its kernels are
+# interpreted. On the CPU the engine itself never imports triton.
+if not Path("/dev/nvidia0").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")

@@ -98,11 +98,13 @@ class BareEngine:
         block_size: int = 16,
         dtype: torch.dtype = torch.float32,
         quantization: Quantization = "auto",
+        kernels: str = "auto",
     ) -> None:
+        """`kernels` by the name that `select` takes."""
         checkpoint = open_checkpoint(path)
         self.config = checkpoint.config
         self.block_size = block_size
-        self.kernels = select(CPU, dtype)
+        self.kernels = select(CPU, dtype, kernels)
         self.model = build_model(self.config, self.kernels, CPU)
         load_weights(self.model, checkpoint, CPU, dtype, lambda *_: None, quantization)
         max_blocks = -(-max_model_len // block_size)

@@ -23,10 +23,14 @@ def select(
 ) -> Kernels:
     """The best kernel set for `device` and `dtype`, or the one called `name`.
 
-    What has to be compiled is kept in `cache_dir`.
+    What the CPU's kernels have compiled is kept in `cache_dir`; Triton has a cache of its own.
     """
-    if name == "reference" or device.type != "cpu":
-        return _reference(device, dtype, "asked for" if name == "reference" else "")
+    if name == "reference":
+        return _reference(device, dtype, "asked for")
+    if name == "triton" or device.type == "cuda":
+        return _triton(device, dtype, is_asked_for=name == "triton")
+    if device.type != "cpu":
+        return _reference(device, dtype, f"no others for the device {device.type!r}")
     cpu = importlib.import_module("engine.kernels.cpu")
     try:
         kernels: Kernels = cpu.CpuKernels(dtype, cache_dir or default_cache_dir())
@@ -46,6 +50,23 @@ def keeps_quantized(cache_dir: Path | None = None) -> bool:
     except cpu.BuildError:
         return False  # `select` says why
     return kernels.takes_grouped(GROUP_SIZE)
+
+
+def _triton(device: torch.device, dtype: torch.dtype, is_asked_for: bool) -> Kernels:
+    reason: Exception
+    try:
+        triton = importlib.import_module("engine.kernels.triton")
+        try:
+            kernels: Kernels = triton.TritonKernels(device, dtype)
+            return kernels
+        except triton.TritonError as error:
+            reason = error
+    except ImportError as error:  # torch for another platform brings no triton
+        reason = error
+    if is_asked_for:
+        raise reason
+    logger.warning("plain torch kernels serve, which are slower: %s", reason)
+    return _reference(device, dtype, str(reason))
 
 
 def _reference(device: torch.device, dtype: torch.dtype, reason: str) -> Kernels:

@@ -1,0 +1,73 @@
+"""Compiles what the Triton kernels launch for an H200, without one; run as a program of its own.
+
+Prints a line for each compilation: name, bytes of shared memory. The interpreter runs the kernels
+as Python and so does not see what the compiler would refuse.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from attention_step import make_step
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from engine.kernels.triton import activation, attention, norm, plan, rotary
+
+HOPPER = GPUTarget("cuda", 90, 32)
+TYPES = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+
+
+def compile_launch(
+    kernel: JITFunction[Any], *arguments: Any, grid: Any, warmup: bool, **options: Any
+) -> None:
+    """Takes the place of `JITFunction.run`."""
+    names = kernel.arg_names
+    signature, constants, attributes = {}, {}, {}
+    for i, name in enumerate(names):
+        if name in options:
+            signature[name], constants[(i,)] = "constexpr", options.pop(name)
+            continue
+        value = arguments[i]
+        if isinstance(value, torch.Tensor):
+            signature[name] = TYPES[value.dtype]
+            attributes[(i,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "fp32" if isinstance(value, float) else "i32"
+            if isinstance(value, int) and value % 16 == 0:
+                attributes[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    compiled = triton.compile(source, target=HOPPER, options=options)
+    print(kernel.__name__, compiled.metadata.shared)
+
+
+def main() -> None:
+    JITFunction.run = compile_launch
+    bfloat16 = torch.bfloat16
+    x = torch.zeros(3, 576, dtype=bfloat16)
+    norm.rms_norm(x.view(3, 9, 64), x[0, :64], 1e-5)
+    norm.add_rms_norm(x, x.clone(), x[0], 1e-5)
+    activation.silu_mul(x)
+    prompt_and_token = [(0, 70), (3, 1)]
+    for shape, dtype, steps in (
+        ((32, 8, 128), bfloat16, ([(100, 1)], [(5, 1)] * 200, prompt_and_token)),
+        ((4, 2, 256), bfloat16, (prompt_and_token,)),
+    ):
+        for spans in steps:
+            step = make_step(spans, shape, dtype)
+            made = plan.make_plan(step.layout, dtype, num_processors=132)
+            q = rotary.rotary_store_kv(step.qkv, step.cos_sin, step.kv, step.layout)
+            attention.paged_attention(q, step.kv, made, tl.bfloat16)
+
+
+if __name__ == "__main__":
+    main()
