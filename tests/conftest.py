@@ -9,6 +9,10 @@ from engine.checkpoint import BUILTIN_MODEL, default_cache_dir, resolve_model
 
 # As the supervisor sets it for the engine: read when torch loads, so before any test imports it.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+# Read when Triton loads, which transformers may do first: its kernels run on the CPU where there is
+# no GPU (`triton_interpreter.py`).
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")
