@@ -5,8 +5,9 @@ Import it before any module with kernels: Triton reads its variable when a kerne
 
 from __future__ import annotations
 
-import functools
+import inspect
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,16 +20,36 @@ if DEVICE.type == "cpu":
 triton = pytest.importorskip("triton", reason="needs triton (the extra `dev`)")
 
 
-def _accept_sizes_of_one(interpreter: Any) -> None:
-    """Loops with bounds from tensors fail with numpy 2.4: Triton 3.6 calls `int` on shape [1]."""
-    patch_tensor = interpreter._patch_lang_tensor
+class PatchOnce:
+    """In the place of the interpreter's `_patch_lang`, which makes `triton.language` run on numpy.
 
-    @functools.wraps(patch_tensor)
-    def patch(tensor: Any, scope: Any) -> None:
-        patch_tensor(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+    That does its long work at each call of a function by a kernel. Here once for a launch.
+    Functions that loop up to a number from a tensor fail with numpy 2.4 without `__index__`.
+    """
 
-    interpreter._patch_lang_tensor = patch
+    def __init__(self, interpreter: Any) -> None:
+        self._patch_lang = interpreter._patch_lang
+        self._tl = interpreter.tl
+        self._scopes: list[Any] = []
+        self._patched: set[int] = set()
+
+    def __call__(self, function: Any) -> Any:
+        modules = {id(self._tl), id(self._tl.core)}
+        seen = {id(value) for value in function.__globals__.values() if inspect.ismodule(value)}
+        is_launch = not self._scopes
+        if not seen & modules <= self._patched:
+            self._patched |= seen & modules
+            scope = self._patch_lang(function)
+            scope.set_attr(
+                self._tl.tensor, "__index__", lambda tensor: int(tensor.handle.data.item())
+            )
+            self._scopes.append(scope)
+        return SimpleNamespace(restore=self._restore if is_launch else lambda: None)
+
+    def _restore(self) -> None:
+        while self._scopes:
+            self._scopes.pop().restore()
+        self._patched.clear()
 
 
 if DEVICE.type == "cpu":
@@ -36,4 +57,4 @@ if DEVICE.type == "cpu":
 
     if not isinstance(triton.language.sum, interpreter.InterpretedFunction):
         pytest.skip("triton was imported before TRITON_INTERPRET was set", allow_module_level=True)
-    _accept_sizes_of_one(interpreter)
+    interpreter._patch_lang = PatchOnce(interpreter)

@@ -58,7 +58,9 @@ def normal_logits(num_rows: int, vocab_size: int, scale: float = 3.0, seed: int 
     return torch.randn(num_rows, vocab_size, generator=generator) * scale
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 10))]
+)
 @pytest.mark.parametrize("kind", ["normal", "bfloat16", "ties", "masked", "flat", "peaked"])
 def test_random_rows(kind: str, seed: int) -> None:
     vocab_size, num_rows = 700, 48
@@ -123,8 +125,8 @@ EDGES = [
 )
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 def test_rows_at_the_edges(row: list[float]) -> None:
-    logits = torch.tensor([row]).repeat(len(EDGES) * 3, 1)
-    params = [dataclasses.replace(one, seed=seed) for one in EDGES for seed in range(3)]
+    logits = torch.tensor([row]).repeat(len(EDGES), 1)
+    params = [dataclasses.replace(one, seed=seed) for seed, one in enumerate(EDGES)]
     drawn, expected = draw_both(logits, params)
     assert drawn == expected
 
