@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs, allow-untyped-decorators, allow-untyped-calls
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 """Noise and weights on the GPU: `gumbel.log_exponential` and `stages.weights` as Triton functions.
 
 Only integers and operations that IEEE 754 rounds in one way: no fused multiply-add (launches turn

@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs, allow-untyped-decorators, allow-untyped-calls
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 """The draw on a GPU without sorting: four launches for all rows, whatever their parameters.
 
 1. `find_best`: the best logit of each row. Greedy rows know their token.
