@@ -59,7 +59,7 @@ def normal_logits(num_rows: int, vocab_size: int, scale: float = 3.0, seed: int 
 
 
 @pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 10))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))]
 )
 @pytest.mark.parametrize("kind", ["normal", "bfloat16", "ties", "masked", "flat", "peaked"])
 def test_random_rows(kind: str, seed: int) -> None:
