@@ -130,6 +130,7 @@ LAYERS = {
         f"{TENSORS} triton",
     ),
     "engine.sampler": layer("engine.request engine.batch", TENSORS),
+    "engine.sampler.triton": layer("engine.sampler", f"{TENSORS} triton"),
     "engine.models": layer(
         "engine.errors engine.attention engine.kernels engine.kv_cache engine.checkpoint", TENSORS
     ),
@@ -155,6 +156,7 @@ LATE_IMPORTS = (
     "engine.process",
     "engine.kernels.",
     "engine.models.",
+    "engine.sampler.draws",
     "engine.checkpoint.resolve",
     "engine.checkpoint.inventory",
     "server.cli.serve",

@@ -78,6 +78,7 @@ def forbid(logits: Tensor, flat_ids: Tensor, levels: Tensor) -> None:
 def temper(logits: Tensor, temperature: Tensor) -> Tensor:
     """Drops at a temperature: (best logit - logit) / temperature. A row of -inf gives inf."""
     best = logits.amax(dim=-1, keepdim=True).clamp_(min=torch.finfo(logits.dtype).min)
+    best.add_(0.0)  # -0 to 0, or a drop of -0 would rank before one of 0
     return (best - logits).div_(temperature)
 
 

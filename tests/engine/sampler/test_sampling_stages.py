@@ -123,3 +123,13 @@ def test_best_tokens_are_ranked_by_drop_and_then_by_id() -> None:
             ranked = sorted(range(1000), key=lambda i: (values[i], i))[:width]
             assert token_ids[row].tolist() == ranked
             assert best[row].tolist() == [values[i] for i in ranked]
+
+
+def test_no_drop_is_minus_zero() -> None:
+    """It would rank before the other zeros, whatever the ids."""
+    for row in ([-0.0, 0.0], [0.0, -0.0]):
+        logits = torch.tensor([row * 20])
+        drops = temper(logits, torch.tensor([[1.0]]))
+        assert not drops.signbit().any()
+        _, token_ids = best_tokens(drops, 40)
+        assert token_ids[0].tolist() == list(range(40))
