@@ -10,8 +10,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Semaphore
 
 import httpx
 import pytest
@@ -101,6 +103,62 @@ def test_an_engine_that_dies_again_and_again_ends_the_server(builtin_model: Path
     assert len(said) == 1
     assert "stopped 10 times in a row" in said[0]
     assert not any("Traceback" in line for line in lines)
+
+
+def test_few_file_descriptors(builtin_model: Path) -> None:
+    """More connections than it may open: nobody is served beyond, and it recovers."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+    with serving(builtin_model, limit=limit) as (process, url):
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        sockets = [socket.create_connection(address, timeout=60) for _ in range(120)]
+        answers = []
+        for sock in sockets:
+            with suppress(OSError):  # an idle one gives way to a newer one
+                sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                answers.append(sock.recv(1000)[:12])
+        assert b"HTTP/1.1 200" in answers
+        assert set(answers) <= {b"HTTP/1.1 200", b""}
+        for sock in sockets:
+            sock.close()
+        assert complete(url, 4).endswith("data: [DONE]\n\n")
+        assert process.poll() is None
+
+
+def test_sigterm_under_load_lets_all_finish(builtin_model: Path) -> None:
+    with (
+        serving(builtin_model, "--drain-timeout", "200") as (process, url),
+        ThreadPoolExecutor(24) as pool,
+    ):
+        begun = Semaphore(0)
+        posts = [pool.submit(complete, url, 60, number, begun.release) for number in range(24)]
+        for _ in posts:
+            assert begun.acquire(timeout=120)
+        process.send_signal(signal.SIGTERM)
+        for post in posts:
+            text = post.result()
+            assert text.endswith("data: [DONE]\n\n")
+            assert '"error"' not in text
+            assert text.count('"finish_reason":"length"') == 1
+        assert process.wait(60) == 0
+
+
+def test_what_does_not_finish_in_time_is_told(builtin_model: Path) -> None:
+    with (
+        serving(builtin_model, "--drain-timeout", "1") as (process, url),
+        ThreadPoolExecutor(8) as pool,
+    ):
+        begun = Semaphore(0)
+        posts = [pool.submit(complete, url, 900, number, begun.release) for number in range(8)]
+        for _ in posts:
+            assert begun.acquire(timeout=120)
+        process.send_signal(signal.SIGTERM)
+        texts = [post.result() for post in posts]
+        assert all(text.endswith("data: [DONE]\n\n") for text in texts)
+        assert any('"shutting_down"' in text for text in texts)
+        assert process.wait(60) == 0
 
 
 def test_a_full_disk_under_the_cache(builtin_model: Path, tmp_path: Path) -> None:
