@@ -50,6 +50,7 @@ async def live_app(
     }
     async with serving(app, receive_deadline, **server) as client:
         yield client
+    await asyncio.to_thread(app.state.services.watch.close)
 
 
 @asynccontextmanager

@@ -19,6 +19,8 @@ from engine.kernels.cpu.build import FLAGS, machine_options
 from engine.kernels.cpu.variants import Variant, variants
 from engine.processor import cpu_flags
 
+pytestmark = pytest.mark.slow
+
 SOURCES = Path(cpu.__file__).parent
 PARITY = Path(__file__).with_name("kernel_parity.cpp")
 MACHINES = {"x86_64": 62, "aarch64": 183}  # their numbers in ELF files
