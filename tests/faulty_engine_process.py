@@ -35,6 +35,7 @@ class FaultyRunner:
         self._num_poor_steps = 0
         self.info = runner.info
         self.scheduler_config = runner.scheduler_config
+        self.max_launches = runner.max_launches
 
     def launch(self, batch: Batch) -> Handle:
         last = self.info.vocab_size - 1

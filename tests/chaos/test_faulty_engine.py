@@ -63,7 +63,8 @@ def body(prompt: object, max_tokens: int = 16, **fields: Any) -> dict[str, Any]:
 def events(response: httpx.Response) -> list[dict[str, Any]]:
     *events, done, nothing = response.text.split("\n\n")
     assert (done, nothing) == ("data: [DONE]", "")
-    return [json.loads(event.removeprefix("data: ")) for event in events]
+    told = [event for event in events if event != ": keep-alive"]
+    return [json.loads(event.removeprefix("data: ")) for event in told]
 
 
 async def texts(client: httpx.AsyncClient, bodies: list[dict[str, Any]]) -> list[str]:

@@ -16,6 +16,7 @@ from engine_children import ENDLESS, is_idle, make_client, until
 from live_app import MODEL, live_app
 
 from engine import EngineClient
+from server.settings import Settings
 
 
 @pytest.fixture
@@ -28,7 +29,8 @@ async def engine() -> AsyncIterator[EngineClient]:
 
 @pytest.fixture
 async def address(engine: EngineClient) -> AsyncIterator[tuple[str, int]]:
-    async with live_app(engine) as client:
+    # The bound of tokens is not what is tried here: those who vanish ask for many.
+    async with live_app(engine, Settings(max_queue_tokens=10**9)) as client:
         url = urlsplit(str(client.base_url))
         assert url.hostname is not None and url.port is not None
         yield url.hostname, url.port

@@ -19,8 +19,6 @@ from engine.kernels.cpu.build import FLAGS, machine_options
 from engine.kernels.cpu.variants import Variant, variants
 from engine.processor import cpu_flags
 
-pytestmark = pytest.mark.slow
-
 SOURCES = Path(cpu.__file__).parent
 PARITY = Path(__file__).with_name("kernel_parity.cpp")
 MACHINES = {"x86_64": 62, "aarch64": 183}  # their numbers in ELF files
@@ -34,9 +32,10 @@ INSTRUCTIONS = {
     "x86-64-v4+avx512vnni": "AVX-512; dot products: AVX-512 VNNI",
     "x86-64-v4+avx512vnni+avx512bf16": "AVX-512 BF16; dot products: AVX-512 VNNI",
     "armv8-a": "NEON; dot products: ",
+    "armv8.2-a+dotprod": "NEON; dot products: NEON",
 }
 # They compile for seconds, and qemu is slow.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @dataclass(frozen=True)

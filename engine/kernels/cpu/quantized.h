@@ -113,6 +113,21 @@ struct Dots {
     return add_pairs(low, 1) + add_pairs(high, 16);
   }
 };
+#elif defined(__ARM_FEATURE_DOTPROD)
+#define OCTAVO_DOT "NEON"
+// Both factors are signed there: eight bits are taken as two times four.
+inline Words add_products(Words sums, Words u, Words a) {
+  return (Words)vdotq_s32((int32x4_t)sums, (int8x16_t)u, (int8x16_t)a);
+}
+template <int kBits>
+struct Dots {
+  Words low = {}, high = {};
+  void add(Words u, Words a) {
+    low = add_products(low, u & 0x0f0f0f0f, a);
+    if constexpr (kBits == 8) high = add_products(high, u >> 4 & 0x0f0f0f0f, a);
+  }
+  Ints total() const { return (Ints)low + (Ints)high * 16; }
+};
 #else
 template <int kBits>
 struct Dots {

@@ -30,7 +30,10 @@ _X86_64 = (
     Variant("x86-64-v4+avx512vnni", _V4 | {"avx512_vnni"}),
     Variant("x86-64-v4+avx512vnni+avx512bf16", _V4 | {"avx512_vnni", "avx512_bf16"}),
 )
-_ARM64 = (Variant("armv8-a", frozenset()),)
+_ARM64 = (
+    Variant("armv8-a", frozenset()),
+    Variant("armv8.2-a+dotprod", frozenset({"asimddp"})),
+)
 
 
 def variants(machine: str) -> tuple[Variant, ...]:
