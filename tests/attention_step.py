@@ -25,10 +25,10 @@ class Step:
     def run(self, kernels: Kernels) -> tuple[Tensor, Tensor]:
         """Attention of the step's tokens, and the pages afterwards."""
         plan = kernels.plan(self.layout)
-        kv = as_words(self.kv) if isinstance(kernels, CpuKernels) else self.kv.clone()
+        kv = lay_out(self.kv, kernels)
         q = kernels.rotary_store_kv(self.qkv.clone(), self.cos_sin, kv, plan)
         attended = kernels.paged_attention(q, kv, plan).clone()
-        return attended, as_positions(kv) if isinstance(kernels, CpuKernels) else kv
+        return attended, lay_back(kv, kernels)
 
     def clean(self) -> Step:
         """In float32 and with zeros for NaN: for an oracle that reads whole pages."""
@@ -42,6 +42,16 @@ class Step:
             block_tables=self.layout.block_tables.to(device),
         )
         return Step(layout, self.qkv.to(device), self.cos_sin.to(device), self.kv.to(device))
+
+
+def lay_out(kv: Tensor, kernels: Kernels) -> Tensor:
+    """A copy of [.., block_size, head_dim] as these kernels read it."""
+    return as_words(kv) if isinstance(kernels, CpuKernels) else kv.clone()
+
+
+def lay_back(kv: Tensor, kernels: Kernels) -> Tensor:
+    """The inverse of `lay_out`."""
+    return as_positions(kv) if isinstance(kernels, CpuKernels) else kv
 
 
 def as_words(kv: Tensor) -> Tensor:

@@ -37,8 +37,10 @@ class Draw(Protocol):
 
 def select(vocab_size: int, device: torch.device) -> Draw:
     """The best draw for `device`."""
-    if device.type != "cuda":
+    if device.type == "cpu":
         return TorchDraw(vocab_size, device, _MAX_ELEMENTS_CPU, sorts_nuclei=False)
+    if device.type != "cuda":
+        return TorchDraw(vocab_size, device, _MAX_ELEMENTS_GPU, sorts_nuclei=True)
     try:
         kernels = importlib.import_module("engine.sampler.triton")
         draw: Draw = kernels.TritonDraw(vocab_size, device)
