@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 def command(model: Path, *options: str) -> list[str]:
     return [
         *[sys.executable, "-m", "server", str(model), "--port", "0", "--dtype", "float32"],
-        *["--served-model-name", "smol", "--max-model-len", "1024", *options],
+        *["--served-model-name", "smol", "--max-model-len", "1024", "--log-format", "console"],
+        *options,
     ]
 
 
