@@ -23,7 +23,7 @@ from comparison.machine import describe_machine, model_size, raise_open_files
 from comparison.publish import write_documents
 from comparison.report import heading, tables
 from comparison.results import MACHINE, Results, Run, Sample, load_results
-from comparison.scenarios import NAMES, Scenario, parse
+from comparison.scenarios import NAMES, parse
 from comparison.servers import ROOT, Contender, commit_of, find_peers, octavo, parse_octavo
 from comparison.session import Session
 
@@ -36,6 +36,12 @@ def parse_args(words: list[str]) -> argparse.Namespace:
         default=["all"],
         metavar="NAME[:N,N]",
         help=f"of {', '.join(NAMES)}; decode:1,16 are numbers of streams, context:128 tokens",
+    )
+    parser.add_argument(
+        "--peer-scenarios",
+        nargs="+",
+        metavar="NAME[:N,N]",
+        help="those of the peers, when fewer; default: as --scenarios, which takes hours",
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="tiny loads: does everything work?")
@@ -81,6 +87,7 @@ def parse_args(words: list[str]) -> argparse.Namespace:
     if args.quick and args.write:
         parser.error("figures of --quick mean nothing and are not written")
     try:
+        args.peer_scenarios = parse(args.peer_scenarios or args.scenarios, quick=args.quick)
         args.scenarios = parse(args.scenarios, quick=args.quick)
         args.variants = [parse_octavo(text) for text in args.octavo]
     except ValueError as error:
@@ -131,7 +138,7 @@ def measure(args: argparse.Namespace, words: list[str]) -> Results:
 
     try:
         for number in range(args.rounds):
-            measure_round(number, chosen, args.scenarios, args.logs, record)
+            measure_round(number, chosen, args, record)
     except KeyboardInterrupt:
         print("broken off", file=sys.stderr)
     return results
@@ -140,8 +147,7 @@ def measure(args: argparse.Namespace, words: list[str]) -> Results:
 def measure_round(
     number: int,
     chosen: list[Contender],
-    scenarios: list[Scenario],
-    logs: Path,
+    args: argparse.Namespace,
     record: Callable[[Sample], None],
 ) -> None:
     """The limits, then all servers; in every other round the other way around."""
@@ -150,7 +156,8 @@ def measure_round(
     except LimitsError as error:
         record(Sample(MACHINE, "limits", 0, number, error=str(error)))
     for contender in chosen if number % 2 == 0 else reversed(chosen):
-        Session(contender, number, logs, record).run(scenarios)
+        scenarios = args.peer_scenarios if contender.is_peer else args.scenarios
+        Session(contender, number, args.logs, record).run(scenarios)
 
 
 def main(words: list[str]) -> None:
