@@ -15,6 +15,7 @@ from engine import Engine
 from server.observe.watch import Watch
 from server.request_queue import RequestQueue
 from server.settings import Settings
+from server.tenants import Tenant, tenant_of
 from server.text_workers import TextWorkers
 from server.tokenizer import Tokenizer
 
@@ -47,3 +48,11 @@ def get_services(request: Request) -> Services:
 
 
 InjectedServices = Annotated[Services, Depends(get_services)]
+
+
+def get_tenant(request: Request) -> Tenant:
+    """A FastAPI dependency: whose request it is."""
+    return tenant_of(request.scope)
+
+
+InjectedTenant = Annotated[Tenant, Depends(get_tenant)]

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, Request
 from starlette.types import Scope
 
 _STATE = "tenant"  # where a guard leaves the tenant it has found, in the scope's state
@@ -36,14 +35,6 @@ def tenant_of(scope: Scope) -> Tenant:
     state: dict[str, Any] = scope.get("state", {})
     tenant: Tenant | None = state.get(_STATE)
     return tenant or Tenant(_network(scope.get("client")))
-
-
-def get_tenant(request: Request) -> Tenant:
-    """A FastAPI dependency."""
-    return tenant_of(request.scope)
-
-
-InjectedTenant = Annotated[Tenant, Depends(get_tenant)]
 
 
 def _network(client: Any) -> str:

@@ -254,3 +254,16 @@ def test_torch_stays_out(package: str) -> None:
     assert not loaded & {"torch", "triton", "transformers"}
     if package == "octavo_client":
         assert not loaded & {"server", "engine", "fastapi", "numpy"}
+
+
+def test_the_engine_is_started_before_the_web_framework_is_imported() -> None:
+    """The framework takes half a second to import; the engine loads torch meanwhile."""
+    code = "import sys, server.cli.serve; print(*sys.modules)"
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python'}"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    loaded = set(run.stdout.split())
+    assert "server.settings" in loaded
+    assert not loaded & {"fastapi", "uvicorn", "torch", "tokenizers", "tiktoken", "huggingface_hub"}

@@ -12,8 +12,7 @@ from server.completion.fold import fold
 from server.completion.sse import EventStream
 from server.disconnect import unless_disconnected
 from server.routes.described import ERRORS, EVENT, json_body
-from server.services import InjectedServices, Services
-from server.tenants import InjectedTenant
+from server.services import InjectedServices, InjectedTenant, Services
 from server.wire.body import parse_json, read_json_body
 from server.wire.combinations import check_request
 from server.wire.schemas import CompletionRequest, CompletionResponse, StreamOptions

@@ -7,8 +7,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from server.completion.admission import check_model
 from server.routes.completions import COMPLETION_ANSWERS, create_completion, read_completion
 from server.routes.described import ERRORS, json_body
-from server.services import InjectedServices, Services
-from server.tenants import InjectedTenant
+from server.services import InjectedServices, InjectedTenant, Services
 from server.wire.engines import EngineCard, EngineCompletionRequest, EngineList
 
 router = APIRouter()
