@@ -42,9 +42,7 @@ def dequantize(tensor: TensorData) -> NDArray[np.float32]:
     read = _READERS.get(tensor.dtype)
     decode = _DECODERS.get(tensor.dtype) if read is None else _from_groups(read)
     if decode is None:
-        raise CheckpointError(
-            f"cannot read weights of type {tensor.dtype}; supported are {', '.join(BLOCK_LAYOUTS)}"
-        )
+        raise CheckpointError(f"weights of the type {tensor.dtype} are not supported")
     # A damaged scale may be infinite; that makes NaN weights, not a warning.
     with np.errstate(invalid="ignore", over="ignore"):
         return _in_parts(decode, tensor)

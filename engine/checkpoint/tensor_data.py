@@ -72,7 +72,10 @@ def num_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     """The size of a tensor in bytes; ValueError says what is wrong with the dtype or the shape."""
     layout = BLOCK_LAYOUTS.get(dtype)
     if layout is None:
-        raise ValueError(f"has the type {dtype}; supported are {', '.join(BLOCK_LAYOUTS)}")
+        raise ValueError(
+            f"has the type {dtype}, which is not supported; convert the model to another, such as "
+            "Q8_0 or Q4_K"
+        )
     row_size = shape[-1] if shape else 1
     if row_size % layout.block_size:
         raise ValueError(
