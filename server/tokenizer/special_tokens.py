@@ -1,0 +1,35 @@
+"""Tokens that stand in a text by their names: found, the longest first, before the rest is encoded.
+
+What a vocabulary encodes in its own way is the text between them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from itertools import groupby
+
+
+class SpecialTokens:
+    """Ids by the text that is parsed as a token of its own."""
+
+    def __init__(self, ids: Mapping[str, int]) -> None:
+        self._ids = {name: token_id for name, token_id in ids.items() if name}
+        self._pattern = re.compile(f"({any_of(self._ids) or '(?!)'})")
+
+    def split(self, text: str) -> Iterator[tuple[str, int | None]]:
+        """The parts of `text` in order, none of them empty; a special one has an id."""
+        for i, part in enumerate(self._pattern.split(text)):
+            if part:
+                yield part, self._ids[part] if i % 2 else None
+
+
+def any_of(words: Collection[str]) -> str:
+    """A pattern for the longest of `words`: a trie, so that no text makes it try one by one."""
+    alternatives = [
+        re.escape(char) + any_of([word[1:] for word in group])
+        for char, group in groupby(sorted(filter(None, words)), key=lambda word: word[0])
+    ]
+    if len(alternatives) <= 1 and "" not in words:
+        return "".join(alternatives)
+    return f"(?:{'|'.join(alternatives)}){'?' if '' in words else ''}" if alternatives else ""
