@@ -62,6 +62,11 @@ class Settings(BaseSettings):
         _ENGINE.quantization,
         description="Weights: as the file has them, plain, or rounded to 8 or 4 bits.",
     )
+    generation_config: Literal["auto", "off"] = Field(
+        "auto",
+        description="'auto': the model's generation_config.json says which tokens end a text too; "
+        "its sampling parameters are shown, never imposed. 'off': it is not used.",
+    )
     kv_cache_memory: ByteSize | None = Field(
         None, description="Memory for the KV cache, as in 2GiB."
     )

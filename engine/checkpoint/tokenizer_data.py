@@ -5,14 +5,15 @@ Reads GGUF metadata, or the allow-listed tokenizer files of a Hugging Face folde
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from engine.checkpoint.fields import Fields, quote, read_bounded, read_json_object
+from engine.checkpoint.generation_config import token_ids
 from engine.checkpoint.vocabulary_files import (
     AddedToken,
     added_tokens,
@@ -83,6 +84,10 @@ class TokenizerData:
     vocabulary_path: Path | None = None
     added_tokens: Mapping[int, AddedToken] = field(default_factory=dict)
 
+    def ending_at(self, token_ids: Sequence[int]) -> TokenizerData:
+        """The same, with texts that end at these tokens as well."""
+        return replace(self, eos_token_ids=_distinct([*token_ids, *self.eos_token_ids]))
+
 
 def gguf_tokenizer(metadata: Fields, vocab_size: int) -> TokenizerData:
     """The tokenizer in GGUF metadata; CheckpointError when it is damaged or not supported."""
@@ -101,13 +106,8 @@ def gguf_tokenizer(metadata: Fields, vocab_size: int) -> TokenizerData:
 def huggingface_tokenizer(folder: Path, config: Fields, vocab_size: int) -> TokenizerData:
     """The tokenizer of a Hugging Face folder; `config` is its `config.json`."""
     settings = _optional_json(folder / "tokenizer_config.json")
-    generation = _optional_json(folder / "generation_config.json")
     kind, path = find_vocabulary(folder)
     bos_id = _token_id(config, "bos_token_id", vocab_size)
-    eos_ids = [
-        *_token_ids(generation, "eos_token_id", vocab_size),
-        *_token_ids(config, "eos_token_id", vocab_size),
-    ]
     is_json = kind == "tokenizer.json"
     return TokenizerData(
         kind=kind,
@@ -117,7 +117,7 @@ def huggingface_tokenizer(folder: Path, config: Fields, vocab_size: int) -> Toke
         pre=None if path is None or kind != "tiktoken" else tiktoken_pattern(path, config),
         json_path=path if is_json else None,
         bos_token_id=bos_id,
-        eos_token_ids=_distinct(eos_ids),
+        eos_token_ids=token_ids(config, "eos_token_id", vocab_size),
         # What SentencePiece's models do where nothing is said; other files say it themselves.
         add_bos=settings.flag("add_bos_token", kind == "sentencepiece") and bos_id is not None,
         chat_template=_chat_template(folder, settings),
@@ -213,14 +213,6 @@ def _strings(metadata: Fields, key: str) -> list[str]:
 
 def _token_id(fields: Fields, key: str, vocab_size: int) -> int | None:
     return fields.integer(key, low=0, high=vocab_size - 1) if key in fields else None
-
-
-def _token_ids(fields: Fields, key: str, vocab_size: int) -> list[int | None]:
-    """One id or a list of them."""
-    values = fields.values.get(key)
-    if not isinstance(values, list):
-        return [_token_id(fields, key, vocab_size)]
-    return [_token_id(Fields(fields.source, {key: value}), key, vocab_size) for value in values]
 
 
 def _distinct(token_ids: list[int | None]) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from server.banner import StartupProgress, banner
 from server.cli.options import ALL_SETTINGS, fail, read_settings, setting_options
 from server.listen import bind, is_loopback, socket_url
 from server.logs import logging_to
+from server.model_facts import author_notes
 from server.settings import Settings
 
 try:
@@ -115,7 +116,13 @@ async def _serve(settings: Settings) -> signal.Signals | None:
                 names,
                 api_keys,
                 on_ready=lambda: console.print(
-                    banner(names[0], engine.info, socket_url(sock), needs_key=bool(api_keys)),
+                    banner(
+                        names[0],
+                        engine.info,
+                        socket_url(sock),
+                        needs_key=bool(api_keys),
+                        notes=author_notes(checkpoint, settings.generation_config),
+                    ),
                     markup=False,
                     highlight=False,
                     soft_wrap=True,

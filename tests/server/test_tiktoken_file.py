@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +16,19 @@ from tiktoken_ext import openai_public
 from engine import AddedToken, CheckpointError, TokenizerData
 from server.tokenizer import load_tokenizer
 
-# The patterns as OpenAI publishes them, out of functions that would fetch the vocabulary as well.
+
+def published(encoding: Callable[[], dict[str, str]]) -> str:
+    """OpenAI's pattern, without the vocabulary, which the function would fetch as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openai_public, "load_tiktoken_bpe", lambda *_, **__: {})
+        patch.setattr(openai_public, "data_gym_to_mergeable_bpe_ranks", lambda *_, **__: {})
+        return encoding()["pat_str"]
+
+
 PATTERNS = {
-    "gpt-2": openai_public.r50k_pat_str,
-    "llama-bpe": (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-    ),
+    "gpt-2": published(openai_public.r50k_base),
+    "llama-bpe": published(openai_public.cl100k_base),
+    "gpt-4o": published(openai_public.o200k_base),
 }
 
 
