@@ -101,12 +101,14 @@ async def _serve(settings: Settings) -> signal.Signals | None:
             on_progress=progress.update,
             extra_dirs=settings.model_dirs,
         )
+        # Its header says whether it can be served at all: before there is a process for it.
+        is_dummy = settings.load_format == "dummy"
+        checkpoint = await asyncio.to_thread(open_checkpoint, path, require_weights=not is_dummy)
         engine = EngineClient(settings.engine_config(path), on_progress=progress.update)
         starting = asyncio.ensure_future(engine.start())
         try:
             # The engine's process loads torch and the weights meanwhile.
             web = await asyncio.to_thread(importlib.import_module, "server.web")
-            checkpoint = await asyncio.to_thread(open_checkpoint, path)
             names = _model_names(settings, checkpoint.name)
             server = await asyncio.to_thread(
                 web.build_server,
