@@ -9,11 +9,24 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
 
+from engine import CheckpointError
+
+
+# Real ones have a few dozen characters. The pattern is nested as deep as the longest is long.
+_MAX_NAME_LENGTH = 300
+
 
 class SpecialTokens:
-    """Ids by the text that is parsed as a token of its own."""
+    """Ids by the text that is parsed as a token of its own. Raises CheckpointError for a text that
+    is absurdly long."""
 
     def __init__(self, ids: Mapping[str, int]) -> None:
+        longest = max(map(len, ids), default=0)
+        if longest > _MAX_NAME_LENGTH:
+            raise CheckpointError(
+                f"the vocabulary has a special token of {longest} characters; at most "
+                f"{_MAX_NAME_LENGTH} are allowed"
+            )
         self._ids = {name: token_id for name, token_id in ids.items() if name}
         self._pattern = re.compile(f"({any_of(self._ids) or '(?!)'})")
 
