@@ -5,6 +5,7 @@ Token strings are written in GPT-2's alphabet: one printable character for each 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 from engine import CheckpointError, TokenizerData
@@ -12,6 +13,8 @@ from server.tokenizer.pre_tokenizers import SPLITS
 from server.tokenizer.rank_encoding import RankEncoding
 from server.tokenizer.special_tokens import SpecialTokens
 from server.tokenizer.tokenizer import VocabularyTokenizer
+
+logger = logging.getLogger(__name__)
 
 # Values of `tokenizer.ggml.token_type` (GGUF specification).
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
@@ -43,6 +46,11 @@ def load_gguf(data: TokenizerData) -> VocabularyTokenizer:
         raise CheckpointError(
             "the GGUF file has no byte-level BPE vocabulary: tokenizer.ggml.tokens or "
             "tokenizer.ggml.merges is missing; convert the model again"
+        )
+    if data.pre == "default":
+        logger.warning(
+            "the GGUF file does not say how its tokenizer splits a text: it is split as llama.cpp "
+            "does then, which may not be what the model was trained with; convert it again"
         )
     types = data.token_types or [_NORMAL] * len(data.tokens)
     special_ids = {
