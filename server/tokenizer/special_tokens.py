@@ -11,7 +11,6 @@ from itertools import groupby
 
 from engine import CheckpointError
 
-
 # Real ones have a few dozen characters. The pattern is nested as deep as the longest is long.
 _MAX_NAME_LENGTH = 300
 
