@@ -137,11 +137,11 @@ def _gguf_data(
     num_ids = vocab_size if tokens is None else len(tokens)
     is_spm = kind == "gguf-spm"
     pre = metadata.text("tokenizer.ggml.pre", "default")
-    defaults = _SPM_IDS if is_spm else {}
+    usual_ids = _SPM_IDS if is_spm and num_ids > max(_SPM_IDS.values()) else {}
 
     def token_id(name: str) -> int | None:
         key = f"tokenizer.ggml.{name}"
-        return _token_id(metadata, key, num_ids) if key in metadata else defaults.get(name)
+        return _token_id(metadata, key, num_ids) if key in metadata else usual_ids.get(name)
 
     bos_id = token_id("bos_token_id")
     eos_ids = [token_id(name) for name in ("eos_token_id", "eot_token_id", "eom_token_id")]
