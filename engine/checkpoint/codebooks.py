@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,7 +151,7 @@ def from_mxfp4(data: Bytes) -> Floats:
     return _E2M1[_halves(blocks["qs"])] * scales[:, None, None]
 
 
-def _fraction(blocks: NDArray[np.void], scales: NDArray[np.generic], unit: float) -> Floats:
+def _fraction(blocks: NDArray[np.void], scales: NDArray[Any], unit: float) -> Floats:
     """Scales with a half added, in `unit`s of the block's own: [blocks, parts]."""
     return _column(blocks["d"]) * (np.float32(0.5) + scales.astype(np.float32)) * np.float32(unit)
 
@@ -176,7 +177,7 @@ def _halves(values: Bytes) -> Bytes:
     return np.concatenate((values & 15, values >> 4), axis=-1)
 
 
-def _steps(size: int, count: int, like: NDArray[np.generic]) -> NDArray[np.generic]:
+def _steps(size: int, count: int, like: NDArray[Any]) -> NDArray[Any]:
     """0, size, 2 * size, ...: how far to shift for each of `count` fields of a word."""
     return (np.arange(count) * size).astype(like.dtype)
 
