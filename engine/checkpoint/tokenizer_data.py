@@ -55,7 +55,8 @@ class TokenizerData:
     "gguf-bpe": `tokens` (by id, in the byte-level BPE alphabet), `token_types` (ggml's: 1 normal,
     2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte), `merges` and `pre` (the name of the
     splitting pattern) hold the vocabulary. "gguf-spm": `tokens` (with U+2581 for a space),
-    `token_types` and `scores` do; `add_space_prefix` puts a space before a text. "tokenizer.json":
+    `token_types` and `scores` do; `add_space_prefix` puts a space before a text, and the special
+    tokens in `strip_after` swallow white space that follows them. "tokenizer.json":
     `json_path` names the file. "tiktoken" (with `pre`) and "sentencepiece": `vocabulary_path` does,
     and `added_tokens` by id are what the file does not have. All of them are None when the
     checkpoint has no tokenizer. `eos_token_ids` has no duplicates.
@@ -83,6 +84,7 @@ class TokenizerData:
     add_space_prefix: bool = True
     vocabulary_path: Path | None = None
     added_tokens: Mapping[int, AddedToken] = field(default_factory=dict)
+    strip_after: frozenset[str] = frozenset()
 
     def ending_at(self, token_ids: Sequence[int]) -> TokenizerData:
         """The same, with texts that end at these tokens as well."""
@@ -160,7 +162,17 @@ def _gguf_data(
         special_tokens={} if tokens is None else _names_by_id(metadata, tokens),
         scores=_scores(metadata, len(tokens)) if is_spm and tokens is not None else None,
         add_space_prefix=metadata.flag("tokenizer.ggml.add_space_prefix", True),
+        strip_after=_strip_after(metadata, tokens) if is_spm and tokens else frozenset(),
     )
+
+
+def _strip_after(metadata: Fields, tokens: list[str]) -> frozenset[str]:
+    """What Phi-3's own tokenizer says of its tokens, and GGUF has no key for."""
+    if metadata.values.get("general.architecture") != "phi3":
+        return frozenset()
+    types = _token_types(metadata, len(tokens))
+    special = {token for token, kind in zip(tokens, types, strict=True) if kind in (3, 4)}
+    return frozenset(special - {"<unk>", "<s>", "<|endoftext|>"})
 
 
 def _tokens(metadata: Fields, vocab_size: int) -> list[str]:

@@ -46,7 +46,7 @@ def load_gguf_pieces(data: TokenizerData) -> VocabularyTokenizer:
         data.tokens,
         types,
         data.scores,
-        SpecialTokens(special_ids),
+        SpecialTokens(special_ids, data.strip_after),
         add_space_prefix=data.add_space_prefix,
     )
     return VocabularyTokenizer(

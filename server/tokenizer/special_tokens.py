@@ -6,6 +6,7 @@ What a vocabulary encodes in its own way is the text between them.
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
 
@@ -16,10 +17,10 @@ _MAX_NAME_LENGTH = 300
 
 
 class SpecialTokens:
-    """Ids by the text that is parsed as a token of its own. Raises CheckpointError for a text that
-    is absurdly long."""
+    """Ids by the text that is parsed as a token of its own; those in `strip_after` swallow ASCII
+    white space that follows. Raises CheckpointError for a text that is absurdly long."""
 
-    def __init__(self, ids: Mapping[str, int]) -> None:
+    def __init__(self, ids: Mapping[str, int], strip_after: Collection[str] = ()) -> None:
         longest = max(map(len, ids), default=0)
         if longest > _MAX_NAME_LENGTH:
             raise CheckpointError(
@@ -27,13 +28,18 @@ class SpecialTokens:
                 f"{_MAX_NAME_LENGTH} are allowed"
             )
         self._ids = {name: token_id for name, token_id in ids.items() if name}
+        self._strip_after = strip_after
         self._pattern = re.compile(f"({any_of(self._ids) or '(?!)'})")
 
     def split(self, text: str) -> Iterator[tuple[str, int | None]]:
         """The parts of `text` in order, none of them empty; a special one has an id."""
+        strips = False
         for i, part in enumerate(self._pattern.split(text)):
-            if part:
-                yield part, self._ids[part] if i % 2 else None
+            if i % 2:
+                yield part, self._ids[part]
+                strips = part in self._strip_after
+            elif rest := part.lstrip(string.whitespace) if strips else part:
+                yield rest, None
 
 
 def any_of(words: Collection[str]) -> str:

@@ -34,6 +34,14 @@ def test_as_an_alternation_from_long_to_short(names: list[str], text: str) -> No
     assert all(names[token_id] == part for part, token_id in parts if token_id is not None)
 
 
+def test_white_space_after_some_is_swallowed() -> None:
+    special = SpecialTokens({"<u>": 1, "<s>": 2}, strip_after={"<u>"})
+    assert list(special.split(" <u> \n a <s> b<u> <u>\u00a0")) == [
+        *((" ", None), ("<u>", 1), ("a ", None), ("<s>", 2), (" b", None)),
+        *(("<u>", 1), ("<u>", 1), ("\u00a0", None)),
+    ]
+
+
 def test_no_special_tokens() -> None:
     assert list(SpecialTokens({}).split("text")) == [("text", None)]
     assert list(SpecialTokens({"": 1}).split("text")) == [("text", None)]

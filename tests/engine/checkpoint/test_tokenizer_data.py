@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from checkpoint_files import MERGES, TOKEN_TYPES, TOKENS, write_gguf, write_huggingface
 
 from engine.checkpoint import AddedToken, TokenizerData, open_checkpoint
+from engine.checkpoint.fields import Fields
+from engine.checkpoint.tokenizer_data import gguf_tokenizer
 from engine.errors import CheckpointError
 
 
@@ -193,6 +196,19 @@ def test_gguf_sentence_pieces_say_what_differs(tmp_path: Path) -> None:
     changes = {f"tokenizer__ggml__{name}": value for name, value in flags.items()}
     data = from_gguf(tmp_path, **SPM, **changes)
     assert (data.add_bos, data.add_space_prefix) == (False, False)
+
+
+def test_phi_3_swallows_white_space_after_its_tokens() -> None:
+    values = {
+        "general.architecture": "phi3",
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "a", "<|user|>", "<|endoftext|>"],
+        "tokenizer.ggml.token_type": np.array([2, 3, 1, 4, 3]),
+        "tokenizer.ggml.scores": np.zeros(5, np.float32),
+    }
+    assert gguf_tokenizer(Fields("m", values), 5).strip_after == {"<|user|>"}
+    values["general.architecture"] = "llama"
+    assert gguf_tokenizer(Fields("m", values), 5).strip_after == frozenset()
 
 
 def test_gguf_sentence_pieces_have_usual_ids(tmp_path: Path) -> None:
