@@ -102,7 +102,7 @@ def _five_bits(blocks: NDArray[np.void]) -> Floats:
 
 def _pairs_of_bits(values: Bytes) -> Bytes:
     """Two bits each, the lowest ones of 32 bytes first: [blocks, 2, 32] to [blocks, 8, 32]."""
-    pairs = values[:, :, None] >> np.array([[0], [2], [4], [6]], np.uint8) & 3
+    pairs: Bytes = values[:, :, None] >> np.array([[0], [2], [4], [6]], np.uint8) & np.uint8(3)
     return pairs.reshape(-1, 8, 32)
 
 

@@ -77,35 +77,35 @@ _EVEN_SIGNS = np.array([_SIGNS[i | i.bit_count() % 2 << 7] for i in range(128)])
 def from_iq2_xxs(data: Bytes) -> Floats:
     blocks = data.view(_IQ2_XXS)
     runs, bits = blocks["parts"]["runs"], blocks["parts"]["bits"]
-    weights = grid("iq2_xxs")[runs] * _signs_of_four(bits)
+    weights: Floats = grid("iq2_xxs")[runs] * _signs_of_four(bits)
     return weights * _fraction(blocks, bits >> 28, 0.25)[..., None, None]
 
 
 def from_iq2_xs(data: Bytes) -> Floats:
     blocks = data.view(_IQ2_XS)
     runs = blocks["runs"]
-    weights = (grid("iq2_xs")[runs & 511] * _EVEN_SIGNS[runs >> 9]).reshape(-1, 16, 2, 8)
+    weights: Floats = (grid("iq2_xs")[runs & 511] * _EVEN_SIGNS[runs >> 9]).reshape(-1, 16, 2, 8)
     return weights * _fraction(blocks, _nibbles(blocks["scales"]), 0.25)[..., None, None]
 
 
 def from_iq2_s(data: Bytes) -> Floats:
     blocks = data.view(_IQ2_S)
     runs = blocks["runs"] | _high_bits(blocks["high"], 2, 4)
-    weights = (grid("iq2_s")[runs] * _SIGNS[blocks["signs"]]).reshape(-1, 16, 2, 8)
+    weights: Floats = (grid("iq2_s")[runs] * _SIGNS[blocks["signs"]]).reshape(-1, 16, 2, 8)
     return weights * _fraction(blocks, _nibbles(blocks["scales"]), 0.25)[..., None, None]
 
 
 def from_iq3_xxs(data: Bytes) -> Floats:
     blocks = data.view(_IQ3_XXS)
     bits = blocks["bits"]
-    weights = grid("iq3_xxs")[blocks["runs"]].reshape(-1, 8, 4, 8) * _signs_of_four(bits)
+    weights: Floats = grid("iq3_xxs")[blocks["runs"]].reshape(-1, 8, 4, 8) * _signs_of_four(bits)
     return weights * _fraction(blocks, bits >> 28, 0.5)[..., None, None]
 
 
 def from_iq3_s(data: Bytes) -> Floats:
     blocks = data.view(_IQ3_S)
     runs = blocks["runs"] | _high_bits(blocks["high"], 1, 8)
-    weights = grid("iq3_s")[runs].reshape(-1, 32, 8) * _SIGNS[blocks["signs"]]
+    weights: Floats = grid("iq3_s")[runs].reshape(-1, 32, 8) * _SIGNS[blocks["signs"]]
     scales = _column(blocks["d"]) * (1 + 2 * _nibbles(blocks["scales"]))
     return weights.reshape(-1, 8, 32) * scales[..., None]
 
@@ -116,7 +116,8 @@ def from_iq1_s(data: Bytes) -> Floats:
     runs = blocks["runs"].reshape(-1, 8, 4) | (high[..., None] >> _steps(3, 4, high) & 7) << 8
     deltas = np.where(high & 0x8000, -_DELTA, _DELTA)
     scales = _column(blocks["d"]) * (2 * (high >> 12 & 7) + 1)
-    return (grid("iq1")[runs] + deltas[..., None, None]) * scales[..., None, None]
+    weights: Floats = grid("iq1")[runs] + deltas[..., None, None]
+    return weights * scales[..., None, None]
 
 
 def from_iq1_m(data: Bytes) -> Floats:
@@ -127,22 +128,24 @@ def from_iq1_m(data: Bytes) -> Floats:
     small = (scales[..., None] >> _steps(3, 4, scales) & 7).reshape(-1, 16)
     high = (blocks["high"][..., None] >> _steps(4, 2, blocks["high"])).reshape(-1, 32)
     runs = blocks["runs"] | (high & 7).astype(np.uint16) << 8
-    weights = grid("iq1")[runs] + np.where(high & 8, -_DELTA, _DELTA)[..., None]
-    factors = _column(bits.view(np.float16)) * (2 * small + 1)
+    weights: Floats = grid("iq1")[runs] + np.where(high & 8, -_DELTA, _DELTA)[..., None]
+    factors: Floats = _column(bits.view(np.float16)) * (2 * small + 1)
     return weights.reshape(-1, 16, 2, 8) * factors[..., None, None]
 
 
 def from_iq4_nl(data: Bytes) -> Floats:
     blocks = data.view(_IQ4_NL)
-    return _IQ4_LEVELS[_halves(blocks["qs"])] * _column(blocks["d"])[..., None]
+    weights: Floats = _IQ4_LEVELS[_halves(blocks["qs"])]
+    return weights * _column(blocks["d"])[..., None]
 
 
 def from_iq4_xs(data: Bytes) -> Floats:
     blocks = data.view(_IQ4_XS)
     high = blocks["high"]
     scales = _nibbles(blocks["low"]) | (high[:, None] >> _steps(2, 8, high) & 3) << 4
-    factors = _column(blocks["d"]) * (scales.astype(np.float32) - 32)
-    return _IQ4_LEVELS[_halves(blocks["qs"])] * factors[..., None]
+    factors: Floats = _column(blocks["d"]) * (scales.astype(np.float32) - 32)
+    weights: Floats = _IQ4_LEVELS[_halves(blocks["qs"])]
+    return weights * factors[..., None]
 
 
 def from_mxfp4(data: Bytes) -> Floats:
@@ -158,13 +161,15 @@ def _fraction(blocks: NDArray[np.void], scales: NDArray[Any], unit: float) -> Fl
 
 def _signs_of_four(bits: NDArray[np.uint32]) -> Floats:
     """Four times seven sign bits in a word: [..., 4, 8]."""
-    return _EVEN_SIGNS[bits[..., None] >> _steps(7, 4, bits) & 127]
+    signs: Floats = _EVEN_SIGNS[bits[..., None] >> _steps(7, 4, bits) & 127]
+    return signs
 
 
 def _high_bits(source: Bytes, num_bits: int, per_byte: int) -> NDArray[np.uint16]:
     """What a run's index has above its eight lower bits: [blocks, runs]."""
     bits = source[..., None] >> _steps(num_bits, per_byte, source) & ((1 << num_bits) - 1)
-    return bits.reshape(len(source), -1).astype(np.uint16) << 8
+    indices: NDArray[np.uint16] = bits.reshape(len(source), -1).astype(np.uint16) << 8
+    return indices
 
 
 def _nibbles(values: Bytes) -> Bytes:

@@ -23,7 +23,7 @@ _MAX_FILE_BYTES = 64 << 20
 def load_tiktoken_file(data: TokenizerData) -> VocabularyTokenizer:
     """A tokenizer from `data.vocabulary_path`. Raises CheckpointError."""
     path = data.vocabulary_path
-    if path is None or data.pre not in SPLITS:
+    if path is None or data.pre is None or data.pre not in SPLITS:
         raise CheckpointError("the model's folder has no .tiktoken file, or one of unknown pattern")
     ranks = _read(path)
     if taken := data.added_tokens.keys() & set(ranks.values()):
