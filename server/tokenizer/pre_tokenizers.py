@@ -101,9 +101,9 @@ _DEFAULT = (r"[\p{P}$+<=>^~|]+", _GPT_2, r"\p{N}+", r"[0-9][0-9][0-9]")
 # The second split matches nothing: a single one would have to match everything.
 _BLOOM = (" ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+", r"(?!)")
 
-# Numbers in threes from the right; the rest is one word, spaces and all. Numbers of more than 3,000
+# Numbers in threes from the right; the rest is one word, spaces and all. Numbers of more than 300
 # digits are cut first: looking for their end from every digit takes the square of the time.
-_SUPER_BPE = (r"\p{N}{1,3000}", r"(?=(\d{3})+(?!\d))")
+_SUPER_BPE = (r"\p{N}{1,300}", r"(?=(\d{3})+(?!\d))")
 
 _MINICPM_5 = (r"\p{N}{1,3}", _LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}+"))
 

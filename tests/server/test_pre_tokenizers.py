@@ -73,7 +73,7 @@ def split(name, text):
     return [word for word, _ in pre_tokenizers.Sequence(splits).pre_tokenize_str(text)]
 
 
-@pytest.mark.parametrize("name", SPLITS)
+@pytest.mark.parametrize("name", {splits: name for name, splits in SPLITS.items()}.values())
 @pytest.mark.parametrize("unit", [" ", "\n", " \n", "a", "7", "!", "漢", "a ", "1a", "٣", "é'"])
 def test_long_texts_take_bounded_time(name, unit):
     ranks = RankEncoding({bytes([byte]): byte for byte in range(256)}, SPLITS[name])
