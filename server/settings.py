@@ -198,7 +198,8 @@ class Settings(BaseSettings):
             load_format=self.load_format,
             quantization=self.quantization,
             block_size=self.block_size,
-            kv_cache_memory=self.kv_cache_memory,
+            # A plain number: the message to the engine takes no ByteSize.
+            kv_cache_memory=None if self.kv_cache_memory is None else int(self.kv_cache_memory),
             gpu_memory_utilization=self.gpu_memory_utilization,
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
