@@ -6,6 +6,7 @@ child process that `EngineClient` starts and keeps alive.
 
 from engine.checkpoint import (
     BUILTIN_MODEL,
+    AddedToken,
     CachedModel,
     Checkpoint,
     ModelConfig,
@@ -32,6 +33,7 @@ from engine.request import (
 from engine.stats import EngineStats
 
 __all__ = [
+    "AddedToken",
     "BUILTIN_MODEL",
     "BeamSearch",
     "CachedModel",

@@ -138,8 +138,8 @@ def _max_model_len(config: EngineConfig, model: ModelConfig, num_slots: int) -> 
         )
     if wanted > num_slots:
         raise EngineStartError(
-            f"max_model_len {wanted} does not fit the KV cache, which holds {num_slots} tokens; "
-            "lower it or raise the KV cache memory"
+            f"max_model_len {wanted} does not fit the KV cache, which holds {num_slots} tokens: "
+            f"{min(num_slots, model.max_model_len)} fit; lower it or raise the KV cache memory"
         )
     return wanted
 

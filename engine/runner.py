@@ -107,6 +107,9 @@ class ModelRunner:
                 f"quantization {config.quantization!r} needs a CPU with AVX2, a C++ compiler and "
                 f"dtype bfloat16; here are {kernels.describe()} kernels and {target.dtype_name}"
             )
+        if target.device.type == "cpu" or config.kv_cache_memory is not None:
+            # What does not fit now will not fit once the weights have taken their memory.
+            resolve_limits(config, checkpoint.config, target)
         with torch.inference_mode():
             model = build_model(checkpoint.config, kernels, target.device)
             if is_dummy:

@@ -12,6 +12,7 @@ from engine import Engine, EngineDeadError
 from server.access import PUBLIC_PATHS, KeyGuard
 from server.api_keys import ApiKeys
 from server.boundary import RequestBoundary
+from server.model_facts import ModelFacts
 from server.observe.watch import Watch
 from server.request_queue import RequestQueue
 from server.routes import router
@@ -32,8 +33,10 @@ def create_app(
     model_names: Sequence[str],
     *,
     api_keys: ApiKeys,
+    facts: ModelFacts | None = None,
 ) -> FastAPI:
-    """The API over a started engine. `model_names`: the model's own name first, then aliases."""
+    """The API over a started engine. `model_names`: the model's own name first, then aliases.
+    `facts` are told by `/v1/models`."""
     app = _Application(
         needs_key=bool(api_keys),
         allows_unknown=settings.allow_unknown_params,
@@ -45,7 +48,9 @@ def create_app(
     )
     queue = RequestQueue(engine, settings)
     watch = Watch(engine, settings, model_names[0])
-    app.state.services = Services(engine, tokenizer, settings, model_names, queue, watch)
+    app.state.services = Services(
+        engine, tokenizer, settings, model_names, queue, watch, facts=facts
+    )
     app.include_router(router)
     if api_keys:
         app.add_middleware(KeyGuard, keys=api_keys)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -56,8 +57,10 @@ class StartupProgress:
         self._progress.update(self._tasks[phase], completed=fraction)
 
 
-def banner(model: str, info: EngineInfo, url: str, *, needs_key: bool) -> str:
-    """The summary: what runs, how, where, and a command to try it."""
+def banner(
+    model: str, info: EngineInfo, url: str, *, needs_key: bool, notes: Sequence[str] = ()
+) -> str:
+    """The summary: what runs, how, where, and a command to try it. `notes`: lines on the model."""
     num_tokens = info.num_blocks * info.block_size
     key = ' -H "Authorization: Bearer $OCTAVO_API_KEY"' if needs_key else ""
     body = json.dumps({"model": model, "prompt": "The sea is", "max_tokens": 32})
@@ -67,6 +70,7 @@ def banner(model: str, info: EngineInfo, url: str, *, needs_key: bool) -> str:
             f"  Octavo serves {model}",
             f"  model     {info.architecture}, {info.num_parameters / 1e6:,.0f} M parameters, "
             f"context {info.max_model_len:,} tokens",
+            *(f"  {note}" for note in notes),
             f"  running   {info.device}, {info.dtype}, {info.kernels} kernels, "
             f"loaded in {info.load_seconds:.1f} s",
             f"  KV cache  {info.num_blocks:,} pages of {info.block_size} tokens "

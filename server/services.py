@@ -12,6 +12,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from engine import Engine
+from server.model_facts import ModelFacts
 from server.observe.watch import Watch
 from server.request_queue import RequestQueue
 from server.settings import Settings
@@ -31,6 +32,7 @@ class Services:
     queue: RequestQueue
     watch: Watch
     workers: TextWorkers = field(default_factory=TextWorkers)
+    facts: ModelFacts | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @cached_property

@@ -62,6 +62,11 @@ class Settings(BaseSettings):
         _ENGINE.quantization,
         description="Weights: as the file has them, plain, or rounded to 8 or 4 bits.",
     )
+    generation_config: Literal["auto", "off"] = Field(
+        "auto",
+        description="'auto': the model's generation_config.json says which tokens end a text too; "
+        "its sampling parameters are shown, never imposed. 'off': it is not used.",
+    )
     kv_cache_memory: ByteSize | None = Field(
         None, description="Memory for the KV cache, as in 2GiB."
     )
@@ -193,7 +198,8 @@ class Settings(BaseSettings):
             load_format=self.load_format,
             quantization=self.quantization,
             block_size=self.block_size,
-            kv_cache_memory=self.kv_cache_memory,
+            # A plain number: the message to the engine takes no ByteSize.
+            kv_cache_memory=None if self.kv_cache_memory is None else int(self.kv_cache_memory),
             gpu_memory_utilization=self.gpu_memory_utilization,
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,

@@ -9,6 +9,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import cast
 
 from fastapi import FastAPI
@@ -17,6 +18,7 @@ from engine import Checkpoint, Engine, EngineClient, EngineDeadError
 from server.api_keys import ApiKeys
 from server.app import create_app
 from server.http_server import HttpServer
+from server.model_facts import model_facts
 from server.services import Services
 from server.settings import Settings
 from server.tokenizer import load_tokenizer
@@ -31,8 +33,12 @@ def build_server(
     on_ready: Callable[[], None],
 ) -> HttpServer:
     """A server for an engine that may be starting still. Raises CheckpointError."""
-    tokenizer = load_tokenizer(checkpoint.tokenizer)
-    app = create_app(engine, tokenizer, settings, model_names, api_keys=api_keys)
+    data = checkpoint.tokenizer
+    if settings.generation_config == "auto":
+        data = data.ending_at(checkpoint.generation.eos_token_ids)
+    tokenizer = load_tokenizer(data)
+    facts = model_facts(checkpoint, _source(settings, checkpoint))
+    app = create_app(engine, tokenizer, settings, model_names, api_keys=api_keys, facts=facts)
     return HttpServer(
         app,
         on_ready,
@@ -42,6 +48,11 @@ def build_server(
         requests=app.state.services.queue,
         drain_timeout=settings.drain_timeout,
     )
+
+
+def _source(settings: Settings, checkpoint: Checkpoint) -> str:
+    """A path on this machine is nobody's business: its last part says enough."""
+    return checkpoint.path.name if Path(settings.model).exists() else settings.model
 
 
 async def run_server(

@@ -49,6 +49,7 @@ LAYERS = {
     "octavo_client.__main__": layer("octavo_client"),
     # The server sees the engine's facade and nothing behind it.
     "server": layer("engine.", f"{WEB} tiktoken tokenizers"),
+    "server.tokenizer.sentencepiece_model": layer("engine. server.tokenizer", "sentencepiece"),
     # The bottom: plain data.
     "engine.errors": layer(),
     "engine.config": layer(),
@@ -137,7 +138,7 @@ LAYERS = {
 # Where a module is chosen by name: the child's entry, and the registries. And huggingface_hub,
 # which takes long to import and is needed for models of the hub alone; the client's httpx and
 # pydantic are not needed for the help of its command. The web framework comes in while the engine
-# starts, what sends traces where traces are wanted.
+# starts, what sends traces where traces are wanted, and sentencepiece where a model needs it.
 LATE_IMPORTS = (
     "octavo_client.",
     "engine.process",
@@ -148,6 +149,7 @@ LATE_IMPORTS = (
     "engine.checkpoint.inventory",
     "server.cli.serve",
     "server.observe.tracing",
+    "server.tokenizer.sentencepiece_model",
 )
 # The environment is read once, by those who read settings. Children get their parent's, and the
 # cache has its place by custom.

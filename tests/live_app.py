@@ -16,6 +16,7 @@ from server.api_keys import load_api_keys
 from server.app import create_app
 from server.http_server import HttpServer
 from server.listen import bind, socket_url
+from server.model_facts import ModelFacts
 from server.request_queue import RequestQueue
 from server.settings import Settings
 from server.tokenizer import Tokenizer
@@ -32,13 +33,19 @@ async def live_app(
     *,
     receive_deadline: float = RECEIVE_DEADLINE_SECONDS,
     on_queue: Callable[[RequestQueue], None] | None = None,
+    facts: ModelFacts | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server on a free port. The server has ended when this does. `on_queue` is given
     its queue, for tests that look into it."""
     settings = settings or Settings()
     api_keys = load_api_keys(settings.api_key, settings.api_key_file)
     app = create_app(
-        engine, tokenizer or byte_tokenizer(), settings, [MODEL, "alias"], api_keys=api_keys
+        engine,
+        tokenizer or byte_tokenizer(),
+        settings,
+        [MODEL, "alias"],
+        api_keys=api_keys,
+        facts=facts,
     )
     if on_queue is not None:
         on_queue(app.state.services.queue)

@@ -11,8 +11,10 @@ from engine.checkpoint.resolve import resolve_model
 from engine.checkpoint.tensor_data import TensorData
 from engine.checkpoint.tensor_shapes import tensor_shapes
 from engine.checkpoint.tokenizer_data import TokenizerData
+from engine.checkpoint.vocabulary_files import AddedToken
 
 __all__ = [
+    "AddedToken",
     "BUILTIN_MODEL",
     "CachedModel",
     "Checkpoint",

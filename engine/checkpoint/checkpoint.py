@@ -7,18 +7,25 @@ copied on opening; weights are views of mapped files. No torch, no network, no r
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from engine.checkpoint.fields import read_json_object
-from engine.checkpoint.gguf import read_gguf
+from engine.checkpoint.fields import Fields, read_json_object
+from engine.checkpoint.generation_config import (
+    GenerationConfig,
+    gguf_generation,
+    huggingface_generation,
+)
 from engine.checkpoint.gguf_config import (
     ROPE_FACTORS,
     gguf_architecture,
     gguf_config,
     huggingface_name,
 )
+from engine.checkpoint.gguf_parts import first_part, read_gguf_parts
 from engine.checkpoint.huggingface_config import huggingface_config
 from engine.checkpoint.model_config import ModelConfig
 from engine.checkpoint.safetensors_file import INDEX_FILE, SINGLE_FILE, read_safetensors_folder
@@ -30,6 +37,7 @@ from engine.errors import CheckpointError
 _CONFIG_FILE = "config.json"
 _MAX_CONFIG_BYTES = 1 << 20
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _PICKLE_REFUSED = "weights must be safetensors or GGUF; pickled weights can run code"
 
 
@@ -43,11 +51,17 @@ class Checkpoint:
         tokenizer: TokenizerData,
         tensors: Mapping[str, TensorData],
         interleaved: Mapping[str, int] | None = None,
+        *,
+        family: str = "",
+        generation: GenerationConfig | None = None,
     ) -> None:
-        """`interleaved`: weights stored in interleaved rotary order, and their number of heads."""
+        """`interleaved`: weights stored in interleaved rotary order, and their number of heads.
+        `family`: what the file calls the kind of model it is."""
         self.path = path
         self.config = config
         self.tokenizer = tokenizer
+        self.family = family or config.architecture
+        self.generation = generation or GenerationConfig()
         self._tensors = tensors
         self._interleaved = interleaved or {}
 
@@ -73,6 +87,19 @@ class Checkpoint:
         return 2 * num_quantized > sum(size for size, _ in sizes)
 
     @property
+    def weight_type(self) -> str | None:
+        """The type that most of the weights have, None when it was opened without."""
+        sizes: Counter[str] = Counter()
+        for tensor in self._tensors.values():
+            sizes[tensor.dtype] += math.prod(tensor.shape)
+        return sizes.most_common(1)[0][0] if sizes else None
+
+    @property
+    def format(self) -> str:
+        """The format of the weights' file, in people's words."""
+        return "safetensors" if self.path.is_dir() else "GGUF"
+
+    @property
     def tensor_names(self) -> list[str]:
         """The weights' names, in the order of the forward pass; empty when opened without."""
         return [name for name in tensor_shapes(self.config) if name in self._tensors]
@@ -96,8 +123,8 @@ def open_checkpoint(path: Path, *, require_weights: bool = True) -> Checkpoint:
         if (path / _CONFIG_FILE).exists():
             return _open_huggingface(path, require_weights)
         gguf_files = sorted(path.glob("*.gguf"))
-        if len(gguf_files) == 1:
-            return _open_gguf(gguf_files[0])
+        if path_of_first := first_part(gguf_files):
+            return _open_gguf(path_of_first)
         found = f"{len(gguf_files)} .gguf files; name one of them" if gguf_files else "neither"
         raise CheckpointError(f"{path}: needs a {_CONFIG_FILE} or one .gguf file, has {found}")
     if path.suffix.lower() in _PICKLE_SUFFIXES:
@@ -106,7 +133,7 @@ def open_checkpoint(path: Path, *, require_weights: bool = True) -> Checkpoint:
 
 
 def _open_gguf(path: Path) -> Checkpoint:
-    file = read_gguf(path)
+    file = read_gguf_parts(path)
     architecture = gguf_architecture(file.metadata)
     config = gguf_config(file.metadata, architecture, file.tensors)
     tokenizer = gguf_tokenizer(file.metadata, config.vocab_size)
@@ -119,23 +146,39 @@ def _open_gguf(path: Path) -> Checkpoint:
             interleaved[f"{prefix}.q_proj.weight"] = config.num_heads
             interleaved[f"{prefix}.k_proj.weight"] = config.num_kv_heads
     check_tensors(config, tensors, str(path))
-    return Checkpoint(path, config, tokenizer, tensors, interleaved)
+    return Checkpoint(
+        path,
+        config,
+        tokenizer,
+        tensors,
+        interleaved,
+        family=architecture.gguf_name,
+        generation=gguf_generation(file.metadata),
+    )
 
 
 def _open_huggingface(folder: Path, require_weights: bool) -> Checkpoint:
     fields = read_json_object(folder / _CONFIG_FILE, _MAX_CONFIG_BYTES)
     config = huggingface_config(fields)
     tokenizer = huggingface_tokenizer(folder, fields, config.vocab_size)
+    generation = huggingface_generation(folder, config.vocab_size)
+    family = _family(fields)
     if not (folder / SINGLE_FILE).exists() and not (folder / INDEX_FILE).exists():
         if require_weights:
             raise _no_weights(folder)
-        return Checkpoint(folder, config, tokenizer, {})
+        return Checkpoint(folder, config, tokenizer, {}, family=family, generation=generation)
     tensors = read_safetensors_folder(folder)
     if LM_HEAD not in tensors and "tie_word_embeddings" not in fields:
         config = replace(config, tie_word_embeddings=True)
     tensors = {name: tensors[name] for name in tensors if not _is_ignored(name, config)}
     check_tensors(config, tensors, str(folder))
-    return Checkpoint(folder, config, tokenizer, tensors)
+    return Checkpoint(folder, config, tokenizer, tensors, family=family, generation=generation)
+
+
+def _family(config: Fields) -> str:
+    """`model_type`, by which Hugging Face calls a family; "" where it is no plain word."""
+    name = config.text("model_type", "")
+    return name if _PLAIN_NAME.fullmatch(name) else ""
 
 
 def _is_ignored(name: str, config: ModelConfig) -> bool:

@@ -69,11 +69,6 @@ def gguf_config(
     metadata: Fields, architecture: Architecture, tensors: Mapping[str, TensorData]
 ) -> ModelConfig:
     """The model's shape. `tensors` go by their GGUF names."""
-    if metadata.integer("split.count", 1, low=0, high=1 << 16) > 1:
-        raise CheckpointError(
-            f"{metadata.source}: one part of a split model; join the parts with "
-            "`llama-gguf-split --merge`"
-        )
     prefix = architecture.gguf_name
     if metadata.integer(f"{prefix}.expert_count", 0, low=0) > 0:
         raise CheckpointError(f"{metadata.source}: mixtures of experts are not supported")

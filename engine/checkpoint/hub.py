@@ -27,6 +27,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils.tqdm import tqdm
 
 from engine.checkpoint.cache import check_free_space, storage_errors
+from engine.checkpoint.gguf_parts import part_names
 from engine.errors import CheckpointError
 
 _WANTED = [
@@ -34,6 +35,8 @@ _WANTED = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "tokenizer.model",
+    "*.tiktoken",
     "chat_template.jinja",
     "special_tokens_map.json",
     "*.safetensors",
@@ -53,7 +56,8 @@ def fetch_hub_model(
     endpoint: str | None = None,
     hub_cache: Path | None = None,
 ) -> Path:
-    """The folder of the newest snapshot of `repo_id`, or the path of its GGUF file `file_name`.
+    """The folder of the newest snapshot of `repo_id`, or the path of its GGUF file `file_name`,
+    whose other parts come with it.
 
     Without a network (or `offline`) a complete cached snapshot is good enough. `on_progress` may be
     called from other threads. `endpoint` and `hub_cache` default to Hugging Face's own settings
@@ -99,7 +103,9 @@ def cached_hub_models(hub_cache: Path | None = None) -> list[tuple[str, Path]]:
     for repo in repos:
         if repo.repo_type == "model":
             folders = [revision.snapshot_path for revision in repo.revisions]
-            ggufs = {str(p.relative_to(f)) for f in folders for p in f.rglob("*.gguf")}
+            ggufs = {
+                part_names(str(p.relative_to(f)))[0] for f in folders for p in f.rglob("*.gguf")
+            }
             names += [(repo.repo_id, file_name) for file_name in (None, *ggufs)]
     found = []
     for repo_id, file_name in names:
@@ -142,9 +148,11 @@ def _choose(repo_id: str, file_name: str | None, names: dict[str, int]) -> list[
     ggufs = [name for name in names if name.endswith(".gguf")]
     hint = f"; name one of its GGUF files: {repo_id}:{ggufs[0]}" if ggufs else ""
     if file_name is not None:
-        if file_name not in names:
-            raise CheckpointError(f"{repo_id} on the hub has no file {file_name}{hint}")
-        return [file_name]
+        parts = part_names(file_name)
+        for part in parts:
+            if part not in names:
+                raise CheckpointError(f"{repo_id} on the hub has no file {part}{hint}")
+        return parts
 
     wanted = [
         name
@@ -164,20 +172,22 @@ def _choose(repo_id: str, file_name: str | None, names: dict[str, int]) -> list[
 
 def _find_cached(repo_id: str, file_name: str | None, cache: Path) -> Path | None:
     """The newest snapshot that was fetched before, if it is complete; no network."""
+    parts = [] if file_name is None else part_names(file_name)
     try:
         folder = Path(
             snapshot_download(
                 repo_id,
                 cache_dir=cache,
                 local_files_only=True,
-                allow_patterns=_WANTED if file_name is None else [glob.escape(file_name)],
+                allow_patterns=_WANTED if file_name is None else [glob.escape(p) for p in parts],
                 ignore_patterns=_UNWANTED if file_name is None else None,
             )
         )
     except (OSError, ValueError):
         return None
     if file_name is not None:
-        return folder / file_name if (folder / file_name).is_file() else None
+        is_whole = all((folder / part).is_file() for part in parts)
+        return folder / file_name if is_whole else None
     return folder if _is_complete(folder) else None
 
 

@@ -1,6 +1,7 @@
 """From a Hugging Face `config.json` to a `ModelConfig`.
 
-An allow-list of keys is read; anything that names code (`auto_map`, ...) is never looked at.
+An allow-list of keys is read. Code that a folder names (`auto_map`) is never run: a family that is
+known here needs none of it.
 """
 
 from __future__ import annotations
@@ -63,9 +64,11 @@ def _architecture(config: Fields) -> tuple[str, Architecture]:
         if isinstance(name, str) and name in architecture.huggingface_names:
             return name, architecture
     supported = ", ".join(name for entry in ARCHITECTURES for name in entry.huggingface_names)
+    problem = "is not supported"
+    if "auto_map" in config:
+        problem = "comes as code (auto_map), which is never run"
     raise CheckpointError(
-        f"{config.source}: the architecture {quote(name)} is not supported; "
-        f"supported are {supported}"
+        f"{config.source}: the architecture {quote(name)} {problem}; supported are {supported}"
     )
 
 

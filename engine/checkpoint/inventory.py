@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.checkpoint.builtin import SMOLLM2, find_builtin
+from engine.checkpoint.gguf_parts import part_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ def cached_models(
     from engine.checkpoint.hub import cached_hub_models
 
     for name, path in cached_hub_models(hub_cache):
-        weights = [path] if path.is_file() else list(path.glob("*.safetensors"))
+        parts = [path.with_name(part) for part in part_names(path.name)]
+        weights = parts if path.is_file() else list(path.glob("*.safetensors"))
         kind = "GGUF" if path.is_file() else "safetensors"
         found.append(CachedModel(name, sum(file.stat().st_size for file in weights), kind, path))
     return found

@@ -7,11 +7,13 @@ block is 256 weights in parts, whose scales and minima are small integers times 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.checkpoint import bit_planes, codebooks
 from engine.checkpoint.grouped import GroupedWeight, pack_halves, quantize, unpack
 from engine.checkpoint.tensor_data import BLOCK_LAYOUTS, TensorData
 from engine.errors import CheckpointError
@@ -26,9 +28,8 @@ _Q5_K = np.dtype(
         *(("qh", "u1", (1, 32)), ("qs", "u1", (4, 32))),
     ]
 )
-_Q6_K = np.dtype(
-    [("ql", "u1", (2, 64)), ("qh", "u1", (2, 32)), ("scales", "i1", (16,)), ("d", "<f2")]
-)
+# So many blocks are decoded at once: what lies between stays in the processor's cache.
+_NUM_BLOCKS_AT_ONCE = 4096
 
 _Grouped = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]
 
@@ -41,12 +42,10 @@ def dequantize(tensor: TensorData) -> NDArray[np.float32]:
     read = _READERS.get(tensor.dtype)
     decode = _DECODERS.get(tensor.dtype) if read is None else _from_groups(read)
     if decode is None:
-        raise CheckpointError(
-            f"cannot read weights of type {tensor.dtype}; supported are {', '.join(BLOCK_LAYOUTS)}"
-        )
+        raise CheckpointError(f"weights of the type {tensor.dtype} are not supported")
     # A damaged scale may be infinite; that makes NaN weights, not a warning.
     with np.errstate(invalid="ignore", over="ignore"):
-        return decode(tensor.data).reshape(tensor.shape)
+        return _in_parts(decode, tensor)
 
 
 def read_grouped(tensor: TensorData) -> GroupedWeight | None:
@@ -68,8 +67,22 @@ def read_grouped(tensor: TensorData) -> GroupedWeight | None:
     return GroupedWeight(_num_bits(values), values, scales, minima)
 
 
+def _in_parts(
+    decode: Callable[[NDArray[np.uint8]], NDArray[np.float32]], tensor: TensorData
+) -> NDArray[np.float32]:
+    layout = BLOCK_LAYOUTS[tensor.dtype]
+    weights = np.empty(math.prod(tensor.shape), np.float32)
+    num_blocks = len(weights) // layout.block_size
+    step = _NUM_BLOCKS_AT_ONCE * 256 // layout.block_size
+    for first in range(0, num_blocks, step):
+        last = min(first + step, num_blocks)
+        data = tensor.data[first * layout.block_bytes : last * layout.block_bytes]
+        weights[first * layout.block_size : last * layout.block_size] = decode(data).reshape(-1)
+    return weights.reshape(tensor.shape)
+
+
 def _from_f32(data: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return data.view("<f4").astype(np.float32)
+    return data.view("<f4")
 
 
 def _from_f16(data: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -78,19 +91,6 @@ def _from_f16(data: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _from_bf16(data: NDArray[np.uint8]) -> NDArray[np.float32]:
     return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
-
-
-def _from_q6_k(data: NDArray[np.uint8]) -> NDArray[np.float32]:
-    blocks = data.view(_Q6_K)
-    low, high = blocks["ql"], blocks["qh"]
-    # Each half: the low halves of 64 bytes, then their high ones; two more bits from 32 bytes.
-    values = np.concatenate((low & 15, low >> 4), axis=-1).reshape(-1, 2, 4, 32)
-    for quarter in range(4):
-        values[:, :, quarter] |= (high >> (2 * quarter) & 3) << 4
-    weights = values.reshape(-1, 16, 16).astype(np.float32)
-    weights -= 32
-    weights *= (_column(blocks["d"]) * blocks["scales"])[..., None]
-    return weights
 
 
 def _from_groups(
@@ -172,5 +172,6 @@ _DECODERS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]] = {
     "F32": _from_f32,
     "F16": _from_f16,
     "BF16": _from_bf16,
-    "Q6_K": _from_q6_k,
+    **bit_planes.DECODERS,
+    **codebooks.DECODERS,
 }

@@ -32,9 +32,26 @@ BLOCK_LAYOUTS = {
     "Q8_0": BlockLayout(32, 34),
     "Q4_0": BlockLayout(32, 18),
     "Q4_1": BlockLayout(32, 20),
+    "Q5_0": BlockLayout(32, 22),
+    "Q5_1": BlockLayout(32, 24),
+    "Q2_K": BlockLayout(256, 84),
+    "Q3_K": BlockLayout(256, 110),
     "Q4_K": BlockLayout(256, 144),
     "Q5_K": BlockLayout(256, 176),
     "Q6_K": BlockLayout(256, 210),
+    "Q8_K": BlockLayout(256, 292),
+    "IQ1_S": BlockLayout(256, 50),
+    "IQ1_M": BlockLayout(256, 56),
+    "IQ2_XXS": BlockLayout(256, 66),
+    "IQ2_XS": BlockLayout(256, 74),
+    "IQ2_S": BlockLayout(256, 82),
+    "IQ3_XXS": BlockLayout(256, 98),
+    "IQ3_S": BlockLayout(256, 110),
+    "IQ4_NL": BlockLayout(32, 18),
+    "IQ4_XS": BlockLayout(256, 136),
+    "TQ1_0": BlockLayout(256, 54),
+    "TQ2_0": BlockLayout(256, 66),
+    "MXFP4": BlockLayout(32, 17),
 }
 
 
@@ -55,7 +72,10 @@ def num_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     """The size of a tensor in bytes; ValueError says what is wrong with the dtype or the shape."""
     layout = BLOCK_LAYOUTS.get(dtype)
     if layout is None:
-        raise ValueError(f"has the type {dtype}; supported are {', '.join(BLOCK_LAYOUTS)}")
+        raise ValueError(
+            f"has the type {dtype}, which is not supported; convert the model to another, such as "
+            "Q8_0 or Q4_K"
+        )
     row_size = shape[-1] if shape else 1
     if row_size % layout.block_size:
         raise ValueError(

@@ -1,6 +1,6 @@
 """`octavo models`: the models that lie on this machine, and which one is built in.
 
-Uses no network and changes nothing.
+Opens each to read its header. Uses no network and changes nothing.
 """
 
 from __future__ import annotations
@@ -11,8 +11,16 @@ from typing import Any
 
 import click
 
-from engine import BUILTIN_MODEL, CachedModel, OctavoError, cached_models
+from engine import (
+    BUILTIN_MODEL,
+    CachedModel,
+    CheckpointError,
+    OctavoError,
+    cached_models,
+    open_checkpoint,
+)
 from server.cli.options import fail, read_settings, setting_options
+from server.model_facts import ModelFacts, model_facts
 
 EXIT_FAILED = 1
 
@@ -20,28 +28,46 @@ EXIT_FAILED = 1
 @click.command()
 @setting_options(["cache_dir", "model_dirs"])
 def models(config: Path | None, **options: Any) -> None:
-    """List the models that can be served without a network: name, size, format, path."""
+    """List the models that lie here: name, size, context, family, type of weights, format, path."""
     try:
         settings = read_settings(options, config)
         found = cached_models(settings.cache_dir, extra_dirs=settings.model_dirs)
     except OctavoError as exc:
         fail(exc, EXIT_FAILED)
     if found:
-        click.echo(_table(found))
+        facts = [_facts(model) for model in found]
+        click.echo(_table(found, facts))
+        for model, problem in zip(found, facts, strict=True):
+            if isinstance(problem, CheckpointError):
+                click.echo(f"{model.name} cannot be served: {problem}")
     if any(model.name == BUILTIN_MODEL for model in found):
         click.echo(f"\n{BUILTIN_MODEL} is built in: `octavo serve` serves it by default.")
     else:
         click.echo(f"{BUILTIN_MODEL} is built in but not here yet: `octavo pull` fetches it.")
 
 
-def _table(found: Sequence[CachedModel]) -> str:
+def _facts(model: CachedModel) -> ModelFacts | CheckpointError:
+    """What the model's header says, or why it cannot be served."""
+    try:
+        return model_facts(open_checkpoint(model.path), model.name)
+    except CheckpointError as exc:
+        return exc
+
+
+def _table(found: Sequence[CachedModel], facts: Sequence[ModelFacts | CheckpointError]) -> str:
     """Columns as wide as they need to be, the path last: never cut, so that it can be copied."""
-    rows = [("NAME", "SIZE", "FORMAT", "PATH")]
-    rows += [(m.name, _in_words(m.num_bytes), m.format, str(m.path)) for m in found]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    rows = [("NAME", "SIZE", "CONTEXT", "FAMILY", "TYPE", "FORMAT", "PATH")]
+    for model, known in zip(found, facts, strict=True):
+        of_header = ("-", "-", "-")
+        if isinstance(known, ModelFacts):
+            of_header = (f"{known.context_length:,}", known.family, known.quantization or "-")
+        size = _in_words(model.num_bytes)
+        rows.append((model.name, size, *of_header, model.format, str(model.path)))
+    *widths, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     return "\n".join(
-        f"{name:<{widths[0]}}  {size:>{widths[1]}}  {kind:<{widths[2]}}  {path}"
-        for name, size, kind, path in rows
+        f"{name:<{widths[0]}}  {size:>{widths[1]}}  {context:>{widths[2]}}  {family:<{widths[3]}}  "
+        f"{kind:<{widths[4]}}  {form:<{widths[5]}}  {path}"
+        for name, size, context, family, kind, form, path in rows
     )
 
 

@@ -25,6 +25,7 @@ from server.banner import StartupProgress, banner
 from server.cli.options import ALL_SETTINGS, fail, read_settings, setting_options
 from server.listen import bind, is_loopback, socket_url
 from server.logs import logging_to
+from server.model_facts import author_notes
 from server.settings import Settings
 
 try:
@@ -100,12 +101,14 @@ async def _serve(settings: Settings) -> signal.Signals | None:
             on_progress=progress.update,
             extra_dirs=settings.model_dirs,
         )
+        # Its header says whether it can be served at all: before there is a process for it.
+        is_dummy = settings.load_format == "dummy"
+        checkpoint = await asyncio.to_thread(open_checkpoint, path, require_weights=not is_dummy)
         engine = EngineClient(settings.engine_config(path), on_progress=progress.update)
         starting = asyncio.ensure_future(engine.start())
         try:
             # The engine's process loads torch and the weights meanwhile.
             web = await asyncio.to_thread(importlib.import_module, "server.web")
-            checkpoint = await asyncio.to_thread(open_checkpoint, path)
             names = _model_names(settings, checkpoint.name)
             server = await asyncio.to_thread(
                 web.build_server,
@@ -115,7 +118,13 @@ async def _serve(settings: Settings) -> signal.Signals | None:
                 names,
                 api_keys,
                 on_ready=lambda: console.print(
-                    banner(names[0], engine.info, socket_url(sock), needs_key=bool(api_keys)),
+                    banner(
+                        names[0],
+                        engine.info,
+                        socket_url(sock),
+                        needs_key=bool(api_keys),
+                        notes=author_notes(checkpoint, settings.generation_config),
+                    ),
                     markup=False,
                     highlight=False,
                     soft_wrap=True,

@@ -1,5 +1,7 @@
 """The models that this server has."""
 
+from dataclasses import asdict
+
 from fastapi import APIRouter
 
 from server.completion.admission import check_model
@@ -24,8 +26,10 @@ async def get_model(model_id: str, services: InjectedServices) -> ModelCard:
 
 
 def _card(name: str, services: Services) -> ModelCard:
+    facts = {} if services.facts is None else asdict(services.facts)
     return ModelCard(
         id=name,
         created=services.created,
         max_model_len=services.engine.info.max_model_len,
+        **facts,
     )

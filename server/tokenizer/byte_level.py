@@ -5,23 +5,19 @@ Token strings are written in GPT-2's alphabet: one printable character for each 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator
-from itertools import groupby
-
-from tiktoken import Encoding
+import logging
+from collections.abc import Iterator, Sequence
 
 from engine import CheckpointError, TokenizerData
-from server.tokenizer.pre_tokenizers import PATTERNS
+from server.tokenizer.pre_tokenizers import SPLITS
+from server.tokenizer.rank_encoding import RankEncoding
+from server.tokenizer.special_tokens import SpecialTokens
 from server.tokenizer.tokenizer import VocabularyTokenizer
+
+logger = logging.getLogger(__name__)
 
 # Values of `tokenizer.ggml.token_type` (GGUF specification).
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
-
-# Longer runs of white space are cut: tiktoken's matcher keeps a stack entry for each character of
-# one and panics, with what `except Exception` does not catch, at a million.
-_MAX_WHITE_SPACE = 1 << 16
-_LONG_WHITE_SPACE = re.compile(rf"(?<!\s)\s{{{_MAX_WHITE_SPACE + 1},}}")
 
 
 def _alphabet() -> dict[int, int]:
@@ -51,13 +47,18 @@ def load_gguf(data: TokenizerData) -> VocabularyTokenizer:
             "the GGUF file has no byte-level BPE vocabulary: tokenizer.ggml.tokens or "
             "tokenizer.ggml.merges is missing; convert the model again"
         )
+    if data.pre == "default":
+        logger.warning(
+            "the GGUF file does not say how its tokenizer splits a text: it is split as llama.cpp "
+            "does then, which may not be what the model was trained with; convert it again"
+        )
     types = data.token_types or [_NORMAL] * len(data.tokens)
     special_ids = {
         token: token_id
         for token_id, (token, token_type) in enumerate(zip(data.tokens, types, strict=True))
         if token_type in (_UNKNOWN, _CONTROL, _USER_DEFINED) and token
     }
-    encoder = BytePairEncoder(data.tokens, data.merges, special_ids, pattern=_pattern(data.pre))
+    encoder = BytePairEncoder(data.tokens, data.merges, special_ids, splits=_splits(data.pre))
     return VocabularyTokenizer(
         data,
         encode_text=encoder.encode,
@@ -81,7 +82,12 @@ class BytePairEncoder:
     """
 
     def __init__(
-        self, tokens: list[str], merges: list[str], special_ids: dict[str, int], *, pattern: str
+        self,
+        tokens: list[str],
+        merges: list[str],
+        special_ids: dict[str, int],
+        *,
+        splits: Sequence[str],
     ) -> None:
         token_ids = {token: token_id for token_id, token in enumerate(tokens)}
         ranks = {bytes([byte]): byte for byte in range(0x100)}
@@ -94,35 +100,33 @@ class BytePairEncoder:
                 )
             ranks[alphabet_to_bytes(token)] = rank
             self._ids_by_rank.append(token_ids[token])
-        self._encoding = Encoding("gguf", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-        self._special_ids = special_ids
-        self._special_tokens = re.compile(f"({_any_of(special_ids) or '(?!)'})")
+        self._ranks = RankEncoding(ranks, splits)
+        self._special_tokens = SpecialTokens(special_ids)
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, which has no lone surrogates; special tokens in it are parsed."""
         token_ids: list[int] = []
-        for i, part in enumerate(self._special_tokens.split(text)):
-            if i % 2:
-                token_ids.append(self._special_ids[part])
+        for part, special_id in self._special_tokens.split(text):
+            if special_id is not None:
+                token_ids.append(special_id)
             else:
                 token_ids += self._encode_ordinary(part)
         return token_ids
 
     def _encode_ordinary(self, text: str) -> Iterator[int]:
-        for part in _cut_white_space(text):
-            for rank in self._encoding.encode_ordinary(part):
-                token_id = self._ids_by_rank[rank]
-                if token_id is not None:
-                    yield token_id
+        for rank in self._ranks.encode(text):
+            token_id = self._ids_by_rank[rank]
+            if token_id is not None:
+                yield token_id
 
 
-def _pattern(pre: str | None) -> str:
-    if pre is None or pre not in PATTERNS:
+def _splits(pre: str | None) -> Sequence[str]:
+    if pre is None or pre not in SPLITS:
         raise CheckpointError(
             f"the pre-tokenizer {pre!r} (tokenizer.ggml.pre) is not supported; "
-            f"these are: {', '.join(sorted(PATTERNS))}"
+            f"these are: {', '.join(sorted(SPLITS))}"
         )
-    return PATTERNS[pre]
+    return SPLITS[pre]
 
 
 def _to_bytes(token: str, token_type: int) -> bytes:
@@ -130,25 +134,3 @@ def _to_bytes(token: str, token_type: int) -> bytes:
     if token_type == _NORMAL:
         return alphabet_to_bytes(token)
     return token.encode() if token_type == _USER_DEFINED else b""
-
-
-def _any_of(words: Collection[str]) -> str:
-    """A pattern for the longest of `words`: a trie, so that no text makes it try one by one."""
-    alternatives = [
-        re.escape(char) + _any_of([word[1:] for word in group])
-        for char, group in groupby(sorted(filter(None, words)), key=lambda word: word[0])
-    ]
-    if len(alternatives) <= 1 and "" not in words:
-        return "".join(alternatives)
-    return f"(?:{'|'.join(alternatives)}){'?' if '' in words else ''}" if alternatives else ""
-
-
-def _cut_white_space(text: str) -> Iterator[str]:
-    """`text` in parts, none of which has a run of white space that tiktoken could not take."""
-    begin = 0
-    if len(text) > _MAX_WHITE_SPACE:
-        for run in _LONG_WHITE_SPACE.finditer(text):
-            for end in range(run.start() + _MAX_WHITE_SPACE, run.end(), _MAX_WHITE_SPACE):
-                yield text[begin:end]
-                begin = end
-    yield text[begin:]

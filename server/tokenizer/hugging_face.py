@@ -25,7 +25,10 @@ _BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
 def load_tokenizer_json(data: TokenizerData) -> VocabularyTokenizer:
     """A tokenizer from `data.json_path`. Raises CheckpointError."""
     if data.json_path is None:
-        raise CheckpointError("the model has no tokenizer: its folder needs a tokenizer.json")
+        raise CheckpointError(
+            "the model has no tokenizer: its folder needs a tokenizer.json (or a tokenizer.model, "
+            "or a .tiktoken file)"
+        )
     try:
         source = data.json_path.read_text(encoding="utf-8")
         tokenizer = tokenizers.Tokenizer.from_str(source)

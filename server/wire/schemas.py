@@ -229,11 +229,20 @@ class ErrorResponse(BaseModel):
 
 
 class ModelCard(BaseModel):
+    """`max_model_len` is what is served, `context_length` what the model was made for;
+    `quantization` is the type of most weights in the file."""
+
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "octavo"
     max_model_len: int
+    context_length: int | None = None
+    family: str | None = None
+    quantization: str | None = None
+    num_parameters: int | None = None
+    format: str | None = None
+    source: str | None = None
 
 
 class ModelList(BaseModel):

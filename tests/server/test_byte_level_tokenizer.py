@@ -181,6 +181,12 @@ def test_an_empty_text_is_the_start_of_a_document():
     assert load_tokenizer(small(bos_token_id=None, eos_token_ids=())).encode("") == []
 
 
+def test_a_file_that_does_not_say_how_texts_are_split(caplog):
+    tokenizer = load_tokenizer(small(pre="default"))
+    assert tokenizer.encode("hello") == [0]
+    assert "does not say how its tokenizer splits a text" in caplog.text
+
+
 def test_a_vocabulary_without_special_tokens():
     tokenizer = load_tokenizer(small(token_types=None))
     assert tokenizer.encode("hello") == [0]

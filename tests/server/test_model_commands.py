@@ -60,14 +60,29 @@ def test_pull_from_the_hub_then_list_it(tmp_path: Path) -> None:
     listed = octavo("models", home=tmp_path, endpoint="http://127.0.0.1:9")
     assert listed.returncode == 0, listed.stderr
     header, row, *rest = listed.stdout.splitlines()
-    assert header.split() == ["NAME", "SIZE", "FORMAT", "PATH"]
-    assert row.split() == [f"{REPO}:tiny.gguf", "0", "MB", "GGUF", str(path)]
+    assert header.split() == ["NAME", "SIZE", "CONTEXT", "FAMILY", "TYPE", "FORMAT", "PATH"]
+    name = f"{REPO}:tiny.gguf"
+    assert row.split() == [name, "0", "MB", "128", "llama", "F32", "GGUF", str(path)]
     assert rest == [f"{BUILTIN_MODEL} is built in but not here yet: `octavo pull` fetches it."]
 
     for run in (pulled, listed):
         imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
         assert "click" in imported
         assert "torch" not in imported
+
+
+def test_what_cannot_be_served_is_listed_with_the_reason(tmp_path: Path) -> None:
+    gguf = write_gguf(tmp_path / "tiny.gguf").read_bytes()
+    with serving(Hub(REPO, {"tiny.gguf": gguf})) as hub:
+        pulled = octavo("pull", f"{REPO}:tiny.gguf", home=tmp_path, endpoint=hub.endpoint)
+    path = Path(pulled.stdout.removesuffix("\n"))
+    with path.open("r+b") as file:
+        file.truncate(len(gguf) - 100)
+    listed = octavo("models", home=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    _, row, reason, *_ = listed.stdout.splitlines()
+    assert row.split()[3:6] == ["-", "-", "-"]
+    assert reason.startswith(f"{REPO}:tiny.gguf cannot be served: {path}: the tensor ")
 
 
 def test_what_is_pulled_is_opened(tmp_path: Path) -> None:
@@ -97,7 +112,8 @@ def test_the_built_in_model_is_listed(
     result = CliRunner().invoke(models)
     assert result.exit_code == 0
     row = result.stdout.splitlines()[1]
-    assert row.split() == [BUILTIN_MODEL, "98", "MB", "GGUF", str(builtin_model)]
+    columns = [BUILTIN_MODEL, "98", "MB", "8,192", "llama", "Q4_1", "GGUF", str(builtin_model)]
+    assert row.split() == columns
     assert f"{BUILTIN_MODEL} is built in: " in result.stdout
 
 

@@ -34,7 +34,9 @@ def test_order_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("OCTAVO_HOST", "environment")
     settings = load_settings({"port": "3"}, file)
     assert (settings.port, settings.host, settings.dtype) == (3, "environment", "float32")
-    assert settings.engine_config(Path("x")).kv_cache_memory == 2**30
+    memory = settings.engine_config(Path("x")).kv_cache_memory
+    assert memory == 2**30
+    assert type(memory) is int  # what is sent to the engine must be plain
     monkeypatch.setenv("OCTAVO_CONFIG", str(file))
     assert load_settings({}).dtype == "float32"
 

@@ -143,8 +143,8 @@ HOSTILE = {
         "Q8_0 cannot hold",
     ),
     "other type": (
-        raw_gguf(tensors=[raw_tensor(b"t", [256], type_id=11)], data=bytes(256)),
-        r"'t' has the type Q3_K; supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1",
+        raw_gguf(tensors=[raw_tensor(b"t", [256], type_id=40)], data=bytes(256)),
+        "'t' has the type NVFP4, which is not supported; convert",
     ),
     "unknown type": (
         raw_gguf(tensors=[raw_tensor(b"t", [256], type_id=77)], data=bytes(256)),

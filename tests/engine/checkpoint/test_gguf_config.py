@@ -89,7 +89,7 @@ def test_optional_keys(tmp_path: Path, metadata: Any, expected: Any) -> None:
         ({"model__rope__scaling__type": "yarn"}, "'yarn'; supported are none and linear"),
         ({"model__rope__scaling__type": "linear"}, "factor is missing"),
         ({"model__expert_count": 8}, "mixtures of experts"),
-        ({"split__count": 3}, "one part of a split model"),
+        ({"split__count": 3}, "one of 3 parts of a model"),
         ({"model__vocab_size": 9}, r"the config asks for \[9, 64\]"),
     ],
 )

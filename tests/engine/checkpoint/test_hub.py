@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hub_server import COMMIT, Hub, serving
 
-from engine.checkpoint.hub import fetch_hub_model
+from engine.checkpoint.hub import cached_hub_models, fetch_hub_model
 from engine.errors import CheckpointError
 
 REPO = "somebody/tiny-model"
@@ -39,6 +39,8 @@ UNWANTED = {
     "onnx/model.safetensors": b"for another program",
     "tiny.Q4_0.gguf": b"GGUF" + os.urandom(100_000),
     "odd/name [x].gguf": b"GGUF of an odd name",
+    "big/m-00001-of-00002.gguf": b"GGUF, the first part",
+    "big/m-00002-of-00002.gguf": b"GGUF, the second part",
 }
 
 
@@ -113,6 +115,24 @@ def test_one_gguf_file(hub: Hub, fetch: Fetch) -> None:
     assert path.read_bytes() == UNWANTED["tiny.Q4_0.gguf"]
     assert hub.downloads() == ["tiny.Q4_0.gguf"]
     assert fetch("tiny.Q4_0.gguf", offline=True) == path
+
+
+def test_all_parts_of_a_gguf_model(hub: Hub, fetch: Fetch, hub_cache: Path) -> None:
+    names = ["big/m-00001-of-00002.gguf", "big/m-00002-of-00002.gguf"]
+    path = fetch(names[0])
+    assert path.name == "m-00001-of-00002.gguf"
+    assert sorted(hub.downloads()) == names
+    second = path.with_name("m-00002-of-00002.gguf")
+    assert second.read_bytes() == UNWANTED[names[1]]
+    assert fetch(names[0], offline=True) == path
+    assert cached_hub_models(hub_cache) == [(f"{REPO}:{names[0]}", path)]
+    second.unlink()
+    with pytest.raises(CheckpointError, match="offline"):
+        fetch(names[0], offline=True)
+    assert cached_hub_models(hub_cache) == []
+    del hub.files[names[1]]
+    with pytest.raises(CheckpointError, match=f"has no file {names[1]}"):
+        fetch(names[0])
 
 
 def test_a_file_name_is_no_pattern(fetch: Fetch) -> None:

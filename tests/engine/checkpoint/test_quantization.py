@@ -1,10 +1,11 @@
-"""Every supported dtype against the `gguf` package's own numbers, bit for bit."""
+"""Dequantization and the one form that kernels multiply; the types: `test_quantized_types.py`."""
 
 import gguf
 import numpy as np
 import pytest
 from gguf.quants import dequantize as oracle
 from gguf.quants import quantize
+from quantized_blocks import random_tensor
 
 from engine.checkpoint import TensorData, dequantize, read_grouped
 from engine.checkpoint.grouped import join
@@ -12,25 +13,18 @@ from engine.checkpoint.grouped import quantize as quantize_grouped
 from engine.checkpoint.tensor_data import BLOCK_LAYOUTS, num_bytes, to_half_rotated
 from engine.errors import CheckpointError
 
-# Where the float16 factors of a block lie, in 16-bit words. The package writes no K-quants.
-K_FACTORS = {"Q4_K": [0, 1], "Q5_K": [0, 1], "Q6_K": [104]}
+PLAIN = ["F32", "F16", "BF16"]
 
 
-def make_tensor(dtype: str, shape: tuple[int, ...]) -> TensorData:
-    generator = np.random.default_rng(1)
-    if dtype in K_FACTORS:
-        layout = BLOCK_LAYOUTS[dtype]
-        num_blocks = shape[0] * shape[1] // layout.block_size
-        data = generator.integers(0, 256, (num_blocks, layout.block_bytes), np.uint8)
-        factors = generator.uniform(1e-4, 1e-2, (num_blocks, len(K_FACTORS[dtype])))
-        data.view(np.uint16)[:, K_FACTORS[dtype]] = factors.astype(np.float16).view(np.uint16)
-    else:
-        numbers = generator.normal(0, 3, shape).astype(np.float32)
-        data = quantize(numbers, gguf.GGMLQuantizationType[dtype])
+def make_tensor(dtype: str, shape: tuple[int, int]) -> TensorData:
+    if dtype not in PLAIN:
+        return random_tensor(dtype, shape)
+    numbers = np.random.default_rng(1).normal(0, 3, shape).astype(np.float32)
+    data = quantize(numbers, gguf.GGMLQuantizationType[dtype])
     return TensorData(dtype, shape, data.reshape(-1).view(np.uint8))
 
 
-@pytest.mark.parametrize("dtype", BLOCK_LAYOUTS)
+@pytest.mark.parametrize("dtype", PLAIN)
 def test_dequantize_equals_the_gguf_package(dtype: str) -> None:
     tensor = make_tensor(dtype, (6, 256))
     kind = gguf.GGMLQuantizationType[dtype]
@@ -60,8 +54,8 @@ def test_any_bytes_dequantize_without_a_warning(dtype: str) -> None:
 
 
 def test_unsupported_dtype_is_named() -> None:
-    with pytest.raises(CheckpointError, match=r"Q3_K.*supported are F32, F16, BF16, Q8_0"):
-        dequantize(TensorData("Q3_K", (1, 256), np.zeros(110, np.uint8)))
+    with pytest.raises(CheckpointError, match="NVFP4 are not supported"):
+        dequantize(TensorData("NVFP4", (1, 64), np.zeros(36, np.uint8)))
 
 
 @pytest.mark.parametrize("dtype", ["F32", "BF16", "Q4_1", "Q8_0"])
@@ -94,9 +88,10 @@ def test_quantized_weights_stay_what_they_are(dtype: str) -> None:
     np.testing.assert_array_equal(grouped.widen().dequantize(), grouped.dequantize())
 
 
-def test_plain_numbers_are_not_grouped() -> None:
-    for dtype in ("F32", "F16", "BF16"):
-        assert read_grouped(make_tensor(dtype, (2, 64))) is None
+def test_what_kernels_do_not_multiply_is_not_grouped() -> None:
+    for dtype in BLOCK_LAYOUTS:
+        if dtype not in GROUPED_ERRORS:
+            assert read_grouped(make_tensor(dtype, (2, 256))) is None, dtype
 
 
 def test_matrices_of_different_types_are_joined() -> None:

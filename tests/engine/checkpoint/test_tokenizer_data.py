@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from checkpoint_files import MERGES, TOKEN_TYPES, TOKENS, write_gguf, write_huggingface
 
-from engine.checkpoint import TokenizerData, open_checkpoint
+from engine.checkpoint import AddedToken, TokenizerData, open_checkpoint
+from engine.checkpoint.fields import Fields
+from engine.checkpoint.tokenizer_data import gguf_tokenizer
 from engine.errors import CheckpointError
 
 
@@ -68,7 +71,7 @@ def test_gguf_without_a_tokenizer_opens(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metadata", "complaint"),
     [
-        ({"tokenizer__ggml__model": "llama"}, "'llama' is not supported in GGUF"),
+        ({"tokenizer__ggml__model": "bert"}, "'bert' is not supported in GGUF"),
         ({"tokenizer__ggml__tokens": [*TOKENS[:-1], "a"]}, "the same token twice"),
         ({"tokenizer__ggml__tokens": [1, 2]}, "vocab_size is missing"),
         ({"model__vocab_size": 8, "tokenizer__ggml__tokens": [1]}, "array of strings"),
@@ -155,20 +158,118 @@ def test_folder_without_a_tokenizer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("in_config", "in_generation", "eos_token_ids"),
+    ("in_config", "eos_token_ids"), [(4, (4,)), ([4, 5, 4], (4, 5)), (None, ()), ([], ())]
+)
+def test_folder_ends(tmp_path: Path, in_config: Any, eos_token_ids: tuple[int, ...]) -> None:
+    data = from_folder(tmp_path, eos_token_id=in_config)
+    assert data.eos_token_ids == eos_token_ids
+    assert data.ending_at([6, 4]).eos_token_ids == tuple(dict.fromkeys((6, 4, *eos_token_ids)))
+
+
+SPM = {
+    "tokenizer__ggml__model": "llama",
+    "tokenizer__ggml__scores": [0.0, -1.0, -2.5, 0.0, 0.0, 0.0, -3.0, -4.0],
+    "tokenizer__ggml__merges": None,
+    "tokenizer__ggml__pre": None,
+}
+
+
+def test_gguf_sentence_pieces(tmp_path: Path) -> None:
+    assert from_gguf(tmp_path, **SPM) == TokenizerData(
+        kind="gguf-spm",
+        tokens=TOKENS,
+        token_types=TOKEN_TYPES,
+        merges=None,
+        pre=None,
+        json_path=None,
+        bos_token_id=3,
+        eos_token_ids=(4,),
+        add_bos=True,
+        chat_template=None,
+        special_tokens={"bos_token": "<|start|>", "eos_token": "<|end|>"},
+        scores=[0.0, -1.0, -2.5, 0.0, 0.0, 0.0, -3.0, -4.0],
+    )
+
+
+def test_gguf_sentence_pieces_say_what_differs(tmp_path: Path) -> None:
+    flags = {"add_bos_token": False, "add_space_prefix": False}
+    changes = {f"tokenizer__ggml__{name}": value for name, value in flags.items()}
+    data = from_gguf(tmp_path, **SPM, **changes)
+    assert (data.add_bos, data.add_space_prefix) == (False, False)
+
+
+def test_phi_3_swallows_white_space_after_its_tokens() -> None:
+    values = {
+        "general.architecture": "phi3",
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "a", "<|user|>", "<|endoftext|>"],
+        "tokenizer.ggml.token_type": np.array([2, 3, 1, 4, 3]),
+        "tokenizer.ggml.scores": np.zeros(5, np.float32),
+    }
+    assert gguf_tokenizer(Fields("m", values), 5).strip_after == {"<|user|>"}
+    values["general.architecture"] = "llama"
+    assert gguf_tokenizer(Fields("m", values), 5).strip_after == frozenset()
+
+
+def test_gguf_sentence_pieces_have_usual_ids(tmp_path: Path) -> None:
+    without = {f"tokenizer__ggml__{name}_token_id": None for name in ("bos", "eos")}
+    data = from_gguf(tmp_path, **SPM, **without)
+    assert (data.bos_token_id, data.eos_token_ids) == (1, (2,))
+
+
+@pytest.mark.parametrize(
+    ("scores", "complaint"),
     [
-        (4, None, (4,)),
-        ([4, 5], None, (4, 5)),
-        (4, [5, 4], (5, 4)),
-        (None, 6, (6,)),
-        ([], [], ()),
+        (None, "scores must be an array of numbers"),
+        ([1.0], "scores has 1 entries for 8 tokens"),
+        ([float("nan")] * 8, "scores must hold finite numbers"),
+        (["x"] * 8, "scores must be an array of numbers"),
     ],
 )
-def test_folder_ends(
-    tmp_path: Path, in_config: Any, in_generation: Any, eos_token_ids: tuple[int, ...]
-) -> None:
-    files = {"generation_config.json": {"eos_token_id": in_generation}}
-    assert from_folder(tmp_path, files, eos_token_id=in_config).eos_token_ids == eos_token_ids
+def test_gguf_scores_that_are_wrong(tmp_path: Path, scores: Any, complaint: str) -> None:
+    with pytest.raises(CheckpointError, match=complaint):
+        from_gguf(tmp_path, **SPM | {"tokenizer__ggml__scores": scores})
+
+
+ADDED = {
+    "added_tokens_decoder": {
+        "5": {"content": "<|turn|>", "special": True},
+        "6": {"content": "<tool>", "special": False},
+    }
+}
+
+
+def test_folder_with_a_tokenizer_model(tmp_path: Path) -> None:
+    data = from_folder(tmp_path, {"tokenizer.model": "\n\x02x", "tokenizer_config.json": ADDED})
+    assert (data.kind, data.json_path) == ("sentencepiece", None)
+    assert data.vocabulary_path == tmp_path / "tokenizer.model"
+    assert data.add_bos
+    assert data.added_tokens == {
+        5: AddedToken("<|turn|>", is_special=True),
+        6: AddedToken("<tool>", is_special=False),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "pre"),
+    [
+        ("tokenizer.model", "llama", "llama-bpe"),
+        ("qwen.tiktoken", "llama", "qwen2"),
+        ("o200k_base.tiktoken", None, "gpt-4o"),
+    ],
+)
+def test_folder_in_tiktokens_form(tmp_path: Path, name: str, family: Any, pre: str) -> None:
+    data = from_folder(tmp_path, {name: "IQ== 0\nIg== 1\n"}, model_type=family)
+    assert (data.kind, data.pre) == ("tiktoken", pre)
+    assert data.vocabulary_path == tmp_path / name
+    assert not data.add_bos
+
+
+def test_tokenizer_json_comes_first(tmp_path: Path) -> None:
+    files = {"tokenizer.json": "{}", "tokenizer.model": "x", "a.tiktoken": "IQ== 0\n"}
+    data = from_folder(tmp_path, files)
+    assert (data.kind, data.json_path) == ("tokenizer.json", tmp_path / "tokenizer.json")
+    assert (data.vocabulary_path, data.added_tokens) == (None, {})
 
 
 @pytest.mark.parametrize(
@@ -204,10 +305,21 @@ def test_folder_chat_template(tmp_path: Path, files: Any, template: str | None) 
         ({}, {"eos_token_id": [4, "x"]}, "eos_token_id must be an integer, not 'x'"),
         ({}, {"bos_token_id": -1}, r"bos_token_id must be in 0\.\.7"),
         ({"tokenizer_config.json": "{"}, {}, "not valid JSON"),
-        ({"generation_config.json": "[]"}, {}, "must be a JSON object"),
         ({"tokenizer_config.json": {"chat_template": 3}}, {}, "must be a string, not 3"),
         ({"tokenizer_config.json": {"chat_template": "\ud800"}}, {}, "not valid Unicode"),
         ({"chat_template.jinja": "x" * (2 << 20)}, {}, "larger than"),
+        ({"a.tiktoken": "", "b.tiktoken": ""}, {}, "has 2 .tiktoken files"),
+        ({"a.tiktoken": ""}, {"model_type": "mamba"}, "does not say how texts are split"),
+        (
+            {"tokenizer.model": "", "tokenizer_config.json": {"added_tokens_decoder": {"8": {}}}},
+            {},
+            "8 is no id of a vocabulary of 8",
+        ),
+        (
+            {"tokenizer.model": "", "tokenizer_config.json": {"added_tokens_decoder": {"x": {}}}},
+            {},
+            "damaged entry 'x'",
+        ),
     ],
 )
 def test_folder_refusals(tmp_path: Path, files: Any, config: Any, complaint: str) -> None:
