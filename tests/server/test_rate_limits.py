@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import httpx
@@ -121,6 +122,26 @@ def test_a_bucket_fills_up_again() -> None:
     assert allowance.headers()["x-ratelimit-remaining-requests"] == "60"
     with pytest.raises(ApiError):
         allowance.check(601)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_who_waits_as_long_as_told_is_let_in(seed: int) -> None:
+    """Also where the sum of what came in falls short by a rounding error."""
+    rng = random.Random(seed)  # noqa: S311 - to be repeated
+    for _ in range(500):
+        clock = Clock()
+        clock.now = rng.uniform(0, 1e7)
+        limit = rng.randint(1, 10**6)
+        allowance = RateLimits(None, limit, clock).of(TENANT)
+        allowance.take(rng.randint(1, limit))
+        clock.now += rng.uniform(0, 30)
+        wanted = rng.randint(1, limit)
+        try:
+            allowance.check(wanted, num_requests=0)
+        except ApiError as exc:
+            assert exc.headers is not None
+            clock.now += int(exc.headers["retry-after-ms"]) / 1000
+            allowance.check(wanted, num_requests=0)
 
 
 def test_an_overdrawn_bucket_needs_longer() -> None:
