@@ -163,7 +163,9 @@ WIRE_ROWS = [
     closed(28, "a user in Host", raw(GET, "Host: localhost@x")),
     closed(28, "a list of Hosts", raw(GET, "Host: localhost, x")),
     *(
-        closed(28, f"not ours: {host:.30}", raw(GET, f"Host: {host}"), 421, "host_not_allowed", "local")
+        closed(
+            28, f"not ours: {host:.30}", raw(GET, f"Host: {host}"), 421, "host_not_allowed", "local"
+        )
         for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "a" * 5000)
     ),
     *(

@@ -25,14 +25,14 @@ BODY = json.dumps({"model": MODEL, "prompt": "x", "max_tokens": 2}).encode()
 SMALL = HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 
 
-def large(framing: str, num_bytes: int) -> tuple[bytes, bytes]:
+def large(framing: str, num_bytes: int, body: bytes = BODY) -> tuple[bytes, bytes]:
     """A good request with a body of so many bytes, all but its end, and its end."""
-    spaces = b" " * (num_bytes - len(BODY))
+    spaces = b" " * (num_bytes - len(body))
     if framing == "chunked":
         chunk = b"%x\r\n%s\r\n" % (len(spaces), spaces)
-        end = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+        end = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
         return HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk, end
-    return HEAD + b"Content-Length: %d\r\n\r\n%s" % (num_bytes, spaces), BODY
+    return HEAD + b"Content-Length: %d\r\n\r\n%s" % (num_bytes, spaces), body
 
 
 @pytest.fixture
@@ -118,6 +118,23 @@ async def test_a_body_that_waits_for_its_turn_still_counts() -> None:
         while not engine.is_idle:
             engine.step()
         assert (await first.answer()).status == 200
+
+
+async def test_a_body_counts_no_more_when_its_answer_has_begun() -> None:
+    engine = FakeEngine(manual=True)
+    settings = Settings(max_body_memory=ByteSize(MAX_BODY_BYTES))
+    body = json.dumps(json.loads(BODY) | {"stream": True}).encode()
+    async with (
+        live_app(engine, settings) as client,
+        connect(client) as first,
+        connect(client) as second,
+    ):
+        for number, connection in enumerate((first, second), 1):
+            await connection.send_all(b"".join(large("length", 3 * MIB, body)))
+            await engine.until(lambda number=number: len(engine.requests) == number)
+            engine.step()
+            assert (await connection.head()).startswith("HTTP/1.1 200 ")
+        engine.step()
 
 
 async def test_what_is_taken_is_given_back() -> None:
