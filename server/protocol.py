@@ -279,7 +279,7 @@ class HttpProtocol(HttpToolsProtocol):
             if self.pipeline or newest.response_started:
                 self.transport.close()
                 return
-            scope = newest.scope
+            scope = cast("Scope", newest.scope)
             note_refusal(scope, error)
             newest.disconnected = True  # its handler waits for a body that never comes
             newest.waiting_for_100_continue = False
@@ -292,12 +292,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _unread_scope(self) -> Scope:
         """Of a request that has not come to the application, with what is known of it."""
-        scope: Scope = {"type": "http", "headers": [], "client": self.client}
-        if self._is_in_head:
-            scope["headers"] = self.headers
         # The parser says DELETE when it has seen no method.
         has_method = self._is_in_head and self.url
-        return scope | {"method": self.parser.get_method().decode("ascii") if has_method else ""}
+        return {
+            "type": "http",
+            "method": self.parser.get_method().decode("ascii") if has_method else "",
+            "headers": self.headers if self._is_in_head else [],
+            "client": self.client,
+        }
 
     def _write_refusal(self, error: ApiError, scope: Scope) -> None:
         request_id = request_id_of(scope)
