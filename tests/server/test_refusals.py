@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from typing import Any
@@ -84,6 +85,9 @@ async def test_a_refusal_of_the_connection(
     async with live_app(FakeEngine(), hosts=hosts, receive_deadline=0.3) as client:
         async with connect(client) as connection:
             request_id = await refusal(connection, request_, status)
+        async with asyncio.timeout(30):  # the application may learn of it after the client
+            while not caplog.records:  # noqa: ASYNC110 - logging sets no event
+                await asyncio.sleep(0.01)
         page = (await client.get("/metrics")).text
     seen = Seen(caplog.records, page)
     path = route and f"/v1/{route}"
