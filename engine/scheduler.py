@@ -282,7 +282,7 @@ class Scheduler:
         sequence.num_registered_blocks = num_shared
         sequence.parent = None
         sequence.row = self._free_rows.pop()
-        self._turns.start(*sequence.order[:2])
+        self._turns.start(sequence.request, sequence.order[1])
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=_order)
         self.prefix_cache.claim(sequence)

@@ -25,29 +25,37 @@ class Turns:
         """The turn of a new request."""
         level = self._levels.setdefault(request.priority, _Level())
         level.num_requests += 1
+        level.waiting.add(request.request_id)
         turn = max(level.now, level.ends.get(request.tenant, 0))
         level.set_end(request.tenant, turn + _num_tokens(request))
         return turn
 
-    def start(self, priority: int, turn: int) -> None:
-        """A request with this turn starts to run."""
-        level = self._levels[priority]
+    def start(self, request: Request, turn: int) -> None:
+        """A request with this turn starts to run, for the first time or again."""
+        level = self._levels[request.priority]
         level.now = max(level.now, turn)
+        level.waiting.discard(request.request_id)
 
     def leave(self, request: Request) -> None:
-        """A request is over, in whatever way."""
+        """A request is over, in whatever way. One that never ran costs its tenant nothing."""
         level = self._levels[request.priority]
         level.num_requests -= 1
+        if request.request_id in level.waiting:
+            level.waiting.remove(request.request_id)
+            if request.tenant in level.ends:
+                level.ends[request.tenant] -= _num_tokens(request)
         if level.num_requests == 0:
             del self._levels[request.priority]
 
 
 class _Level:
-    """The requests of one priority: the latest turn that has started, and where tenants end."""
+    """The requests of one priority: the latest turn that has started, those that never ran, and
+    where tenants end."""
 
     def __init__(self) -> None:
         self.now = 0
         self.num_requests = 0
+        self.waiting: set[str] = set()
         self.ends: dict[str, int] = {}
         self._forget_at = _MIN_FORGET
 

@@ -34,14 +34,16 @@ class KeyGuard:
             and (scope["path"] in PUBLIC_PATHS or scope["method"] == "OPTIONS")
         )
         if not is_open:
+            record = record_of(scope)
             key = presented_key(scope["headers"])
             tenant = None if key is None else self._keys.owner(key)
             if tenant is None:
                 error = _unauthorized(key is None, _announces_body(scope["headers"]))
+                if record is not None:
+                    record.fail(error.type, error.code)
                 await error.response()(scope, receive, send)
                 return
             set_tenant(scope, tenant)
-            record = record_of(scope)
             if record is not None:
                 record.key_name = tenant.name
         await self._app(scope, receive, send)

@@ -11,17 +11,20 @@ from starlette.exceptions import HTTPException
 from engine import Engine, EngineDeadError
 from server.access import PUBLIC_PATHS, KeyGuard
 from server.api_keys import ApiKeys
+from server.bodies import Bodies
 from server.boundary import RequestBoundary
 from server.model_facts import ModelFacts
 from server.observe.watch import Watch
 from server.request_queue import RequestQueue
 from server.routes import router
+from server.routes.described import ERRORS
 from server.services import Services
 from server.settings import Settings
 from server.tokenizer import Tokenizer
 from server.version import server_version
 from server.wire.engines import EngineCompletionRequest
 from server.wire.errors import ApiError, answer_error
+from server.wire.limits import MAX_BODY_BYTES, MAX_LARGE_BODIES
 from server.wire.schemas import CompletionRequest
 from server.wire.tokenization import DetokenizeRequest, TokenizeRequest
 
@@ -43,6 +46,7 @@ def create_app(
         title="Octavo",
         summary="An HTTP inference server for language models",
         version=server_version(),
+        responses=ERRORS,  # what is refused before it comes to a route may be any request
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -55,7 +59,9 @@ def create_app(
     if api_keys:
         app.add_middleware(KeyGuard, keys=api_keys)
     # The last one added is the outermost.
-    app.add_middleware(RequestBoundary, observer=watch.observer)
+    max_bodies = min(settings.max_connections, MAX_LARGE_BODIES) * MAX_BODY_BYTES
+    bodies = Bodies(settings.max_body_memory or max_bodies)
+    app.add_middleware(RequestBoundary, observer=watch.observer, bodies=bodies)
     for error in (ApiError, EngineDeadError, HTTPException):
         app.add_exception_handler(error, answer_error)
     return app

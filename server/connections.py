@@ -1,4 +1,4 @@
-"""How many connections there may be, and who gives way: one that asks for nothing.
+"""How many connections there may be, and who gives way: one that asks for nothing, or not yet.
 
 Kept below what the operating system lets the process open, so that a flood of connections takes
 neither the log's descriptors nor the engine's.
@@ -17,8 +17,12 @@ class Connection(Protocol):
     def is_idle(self) -> bool:
         """Whether no request of it is being worked on."""
 
+    @property
+    def is_receiving(self) -> bool:
+        """Whether its only request has not come whole."""
+
     def give_way(self) -> None:
-        """Close, being idle."""
+        """Close, being idle or receiving."""
 
 
 class Connections:
@@ -32,13 +36,16 @@ class Connections:
         return len(self._open)
 
     def add(self, connection: Connection) -> bool:
-        """Whether there is room for it. If need be the longest idle one gives way."""
+        """Whether there is room for it. If need be the longest idle one gives way, or else the
+        oldest whose request is still on its way: nothing was done for that, and it may never come.
+        """
         if len(self._open) >= self._limit:
-            idle = next((other for other in self._open if other.is_idle), None)
-            if idle is None:
+            other = next((one for one in self._open if one.is_idle), None)
+            other = other or next((one for one in self._open if one.is_receiving), None)
+            if other is None:
                 return False
-            self.remove(idle)
-            idle.give_way()
+            self.remove(other)
+            other.give_way()
         self._open[connection] = None
         return True
 

@@ -16,10 +16,13 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from server.connections import Connections, affordable_connections
+from server.hosts import ANY_HOST, AllowedHosts
 from server.listen import ListenError
+from server.observe.observer import Observer
 from server.protocol import HttpProtocol
 from server.wire.limits import (
     HTTP_KEEP_ALIVE_SECONDS,
+    LAST_WORDS_SECONDS,
     LINGER_SECONDS,
     MAX_CONNECTIONS,
     RECEIVE_DEADLINE_SECONDS,
@@ -55,16 +58,21 @@ class HttpServer(uvicorn.Server):
         on_ready: Callable[[], None],
         log_level: str,
         *,
+        hosts: AllowedHosts = ANY_HOST,
+        observer: Observer | None = None,
         receive_deadline: float = RECEIVE_DEADLINE_SECONDS,
         stall_timeout: float = STALL_SECONDS,
         max_connections: int = MAX_CONNECTIONS,
         requests: OpenRequests | None = None,
         drain_timeout: float = 0.0,
     ) -> None:
-        """`requests` get `drain_timeout` seconds to end after the first signal."""
+        """`requests` get `drain_timeout` seconds to end after the first signal; `observer` is told
+        of what is refused before it comes to `app`."""
         protocol = partial(
             HttpProtocol,
             open_connections=Connections(affordable_connections(max_connections)),
+            hosts=hosts,
+            observer=observer,
             receive_deadline=receive_deadline,
             stall_timeout=stall_timeout,
         )
@@ -106,6 +114,19 @@ class HttpServer(uvicorn.Server):
         while self._requests.num_open and loop.time() < end and not self.force_exit:  # noqa: ASYNC110
             await asyncio.sleep(_TICK_SECONDS)
         self._requests.end_all()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # uvicorn waits for nothing after the second signal, nor for the answers to be written of
+        # what it cancels in the end.
+        await super().shutdown(sockets)
+        await self._wait_for_tasks()
+        for task in self.server_state.tasks:
+            task.cancel()
+        await self._wait_for_tasks()
+
+    async def _wait_for_tasks(self) -> None:
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS_SECONDS)
 
     def stop(self) -> None:
         """End gracefully."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
+from starlette.types import Scope
 from uvicorn import Config
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import (
@@ -21,9 +22,12 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from server.boundary import new_request_id
+from server.boundary import request_id_of
 from server.connections import Connections
+from server.disconnect import note_refusal, refusal_of
+from server.hosts import AllowedHosts
 from server.listen import notice_absence
+from server.observe.observer import Observer
 from server.wire.errors import ApiError
 from server.wire.head import (
     check_head,
@@ -32,6 +36,7 @@ from server.wire.head import (
     receive_timeout,
     too_many_connections,
     url_too_long,
+    wrong_host,
 )
 from server.wire.limits import (
     LINGER_SECONDS,
@@ -60,16 +65,23 @@ class HttpProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         open_connections: Connections,
+        hosts: AllowedHosts,
+        observer: Observer | None,
         receive_deadline: float,
         stall_timeout: float,
     ) -> None:
+        """`observer` is told of what is refused here."""
         super().__init__(config, server_state, app_state, _loop)
         self._open_connections = open_connections
+        self._hosts = hosts
+        self._observer = observer
         self._stall_timeout = stall_timeout
         self._stall: asyncio.TimerHandle | None = None
         self._receive_deadline = receive_deadline
         self._deadline: asyncio.TimerHandle | None = None
         self._is_ending = False
+        self._is_lingering = False
+        self._is_in_head = False
         self._is_head_complete = False
         self._num_headers = 0
         self._num_header_bytes = 0
@@ -82,7 +94,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         if not self._open_connections.add(self):
             self._is_ending = True
-            self._write_refusal(too_many_connections())
+            self._write_refusal(too_many_connections(), self._unread_scope())
             transport.close()  # without lingering: what is to be saved is open connections
             return
         # Twice: the system's own end of it is for what is left when we have closed our side.
@@ -138,6 +150,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._unset_keepalive_if_required()
         self._begin_deadline()
+        self._is_in_head = True
         self._is_head_complete = False
         self._num_headers = self._num_header_bytes = self._num_pending_bytes = 0
 
@@ -157,10 +170,13 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_header(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
-        check_head(self.parser.get_http_version(), self.headers)
+        host = check_head(self.parser.get_http_version(), self.headers)
+        if host is not None and not self._hosts.allows(host):
+            raise wrong_host(host)
         if len(self.pipeline) >= MAX_PIPELINED:
             raise invalid_http("Too many requests were sent before the answer to the first.")
         super().on_headers_complete()
+        self._is_in_head = False
         self._is_head_complete = True
         self._num_pending_bytes = 0
         answer_transport = _AnswerTransport(self.transport, self._close_after_answer)
@@ -202,10 +218,20 @@ class HttpProtocol(HttpToolsProtocol):
 
     @property
     def is_idle(self) -> bool:
-        return not self._is_ending and (self.cycle is None or self.cycle.response_complete)
+        has_request = self.cycle is not None and not self.cycle.response_complete
+        return self._is_lingering or not (self._is_ending or has_request)
+
+    @property
+    def is_receiving(self) -> bool:
+        is_one = self.cycle is not None and not self.pipeline
+        return is_one and self.cycle.more_body and not self.cycle.response_started
 
     def give_way(self) -> None:
-        self.transport.abort()
+        if self.is_idle:
+            self.transport.abort()
+        else:
+            self._refuse(too_many_connections())
+            self.transport.close()
 
     # Deadlines and refusals.
 
@@ -248,22 +274,40 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         newest = self.cycle
+        scope = self._unread_scope()
         if newest is not None and newest.more_body:  # it is this one that was being received
             if self.pipeline or newest.response_started:
                 self.transport.close()
                 return
+            scope = cast("Scope", newest.scope)
+            note_refusal(scope, error)
             newest.disconnected = True  # its handler waits for a body that never comes
             newest.waiting_for_100_continue = False
             newest.message_event.set()
         elif newest is not None and not newest.response_complete:
             newest.keep_alive = False  # it is answered, and then the connection closed
             return
-        self._write_refusal(error)
+        self._write_refusal(error, scope)
         self._linger()
 
-    def _write_refusal(self, error: ApiError) -> None:
-        request_id = new_request_id()
-        logger.info("%s refused: %s", request_id, error)
+    def _unread_scope(self) -> Scope:
+        """Of a request that has not come to the application, with what is known of it."""
+        # The parser says DELETE when it has seen no method.
+        has_method = self._is_in_head and self.url
+        return {
+            "type": "http",
+            "method": self.parser.get_method().decode("ascii") if has_method else "",
+            "headers": self.headers if self._is_in_head else [],
+            "client": self.client,
+        }
+
+    def _write_refusal(self, error: ApiError, scope: Scope) -> None:
+        request_id = request_id_of(scope)
+        logger.debug("%s refused: %s", request_id, error)
+        if refusal_of(scope) is None and self._observer is not None:
+            with self._observer.request(scope, request_id) as record:
+                record.status = error.status
+                record.fail(error.type, error.code)
         response = error.response()
         headers = [
             *self.server_state.default_headers,
@@ -280,7 +324,7 @@ class HttpProtocol(HttpToolsProtocol):
         Closed at once, with bytes of the client's unread, the connection would be reset, and the
         answer might be lost with it.
         """
-        self._is_ending = True
+        self._is_ending = self._is_lingering = True
         self.pipeline.clear()
         self._end_deadline()
         self._deadline = self.loop.call_later(LINGER_SECONDS, self.transport.close)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from server.tenants import Tenant
 from server.wire.errors import ApiError, retry_headers
 
+_ROUNDING = 1e-6  # of a request or token: who waited as long as told is let in
 _MIN_FORGET = 1024  # tenants before those are looked for whose buckets are full
 
 
@@ -61,7 +62,7 @@ class Allowance:
             (self._requests, num_requests, "requests"),
             (self._tokens, num_tokens, "tokens"),
         ):
-            if bucket is not None and bucket.level(now) < amount:
+            if bucket is not None and bucket.level(now) + _ROUNDING < amount:
                 raise self._refusal(bucket, amount, unit, now)
 
     def take(self, num_tokens: int, num_requests: int = 0) -> None:

@@ -19,7 +19,8 @@ from pydantic_settings import (
 )
 
 from engine import BUILTIN_MODEL, EngineConfig, default_cache_dir
-from server.wire.limits import MAX_CONNECTIONS, STALL_SECONDS
+from server.hosts import parse_hosts
+from server.wire.limits import MAX_BODY_BYTES, MAX_CONNECTIONS, STALL_SECONDS
 
 _ENGINE = EngineConfig(model_path="")
 
@@ -39,6 +40,11 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Names in Host headers that are answered, joined by commas: exact ones, "
+        "*.example.com, or * for any. By default any, on a loopback address those of this machine.",
+    )
     api_key: SecretStr | None = Field(
         None, description="The key that clients must send; commas separate several."
     )
@@ -164,6 +170,12 @@ class Settings(BaseSettings):
         ge=1,
         description="Connections at a time; less where few files may be open.",
     )
+    max_body_memory: ByteSize | None = Field(
+        None,
+        ge=MAX_BODY_BYTES,
+        description="Memory for large request bodies, all together; by default that of 64 of the "
+        "largest.",
+    )
     share_prefix_cache: bool = Field(
         False, description="Let API keys reuse each other's cached prompt beginnings."
     )
@@ -177,6 +189,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return [path for path in value.split(os.pathsep) if path]
         return value
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        return parse_hosts(value) if isinstance(value, str) else value
 
     @classmethod
     def settings_customise_sources(

@@ -19,16 +19,24 @@ class TextWorkers:
     def __init__(self, num_threads: int = MAX_TEXT_THREADS, max_waiting: int = MAX_TEXTS_WAITING):
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="text")
         self._max_texts = num_threads + max_waiting
-        self._num_texts = 0
+        self.num_texts = 0
 
     async def run(self, work: Callable[[], T]) -> T:
-        """What `work` returns or raises. Raises ApiError 503 when too many wait already."""
-        if self._num_texts >= self._max_texts:
+        """What `work` returns or raises. Raises ApiError 503 when too many wait already.
+
+        It is done, and counted, also when nobody waits for it any more: a thread cannot be stopped,
+        and the text of a task that was taken back would stay in the queue, uncounted.
+        """
+        if self.num_texts >= self._max_texts:
             raise overloaded()
-        self._num_texts += 1
+        self.num_texts += 1
         future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         future.add_done_callback(self._finish)
-        return await future
+        return await asyncio.shield(future)
+
+    def close(self) -> None:
+        """Drop what has not begun, and wait for nothing."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _finish(self, future: asyncio.Future[T]) -> None:
-        self._num_texts -= 1
+        self.num_texts -= 1

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from engine import Checkpoint, Engine, EngineClient, EngineDeadError
 from server.api_keys import ApiKeys
 from server.app import create_app
+from server.hosts import AllowedHosts
 from server.http_server import HttpServer
 from server.model_facts import model_facts
 from server.services import Services
@@ -30,6 +31,7 @@ def build_server(
     settings: Settings,
     model_names: Sequence[str],
     api_keys: ApiKeys,
+    hosts: AllowedHosts,
     on_ready: Callable[[], None],
 ) -> HttpServer:
     """A server for an engine that may be starting still. Raises CheckpointError."""
@@ -39,13 +41,16 @@ def build_server(
     tokenizer = load_tokenizer(data)
     facts = model_facts(checkpoint, _source(settings, checkpoint))
     app = create_app(engine, tokenizer, settings, model_names, api_keys=api_keys, facts=facts)
+    services: Services = app.state.services
     return HttpServer(
         app,
         on_ready,
         settings.log_level,
+        hosts=hosts,
+        observer=services.watch.observer,
         stall_timeout=settings.stream_stall_timeout,
         max_connections=settings.max_connections,
-        requests=app.state.services.queue,
+        requests=services.queue,
         drain_timeout=settings.drain_timeout,
     )
 
@@ -68,6 +73,7 @@ async def run_server(
     finally:
         given_up.cancel()
         outcomes = await asyncio.gather(given_up, return_exceptions=True)
+        services.workers.close()
         await asyncio.to_thread(services.watch.close)
     if isinstance(outcomes[0], EngineDeadError):
         raise outcomes[0]

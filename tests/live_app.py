@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from engine import Engine
 from server.api_keys import load_api_keys
 from server.app import create_app
+from server.hosts import ANY_HOST, AllowedHosts
 from server.http_server import HttpServer
 from server.listen import bind, socket_url
 from server.model_facts import ModelFacts
@@ -31,6 +32,7 @@ async def live_app(
     settings: Settings | None = None,
     tokenizer: Tokenizer | None = None,
     *,
+    hosts: AllowedHosts = ANY_HOST,
     receive_deadline: float = RECEIVE_DEADLINE_SECONDS,
     on_queue: Callable[[RequestQueue], None] | None = None,
     facts: ModelFacts | None = None,
@@ -50,6 +52,8 @@ async def live_app(
     if on_queue is not None:
         on_queue(app.state.services.queue)
     server = {
+        "hosts": hosts,
+        "observer": app.state.services.watch.observer,
         "stall_timeout": settings.stream_stall_timeout,
         "max_connections": settings.max_connections,
         "requests": app.state.services.queue,
@@ -62,13 +66,17 @@ async def live_app(
 
 @asynccontextmanager
 async def serving(
-    app: ASGIApp, receive_deadline: float, **options: Any
+    app: ASGIApp,
+    receive_deadline: float,
+    on_server: Callable[[HttpServer], None] = lambda server: None,
+    **options: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """As `live_app`, for any application, with options of HttpServer."""
+    """As `live_app`, for any application. `on_server` is given the server, which has `options`."""
     ready = asyncio.Event()
     server = HttpServer(
         app, on_ready=ready.set, log_level="info", receive_deadline=receive_deadline, **options
     )
+    on_server(server)
     with bind("127.0.0.1", 0) as sock:
         serving = asyncio.ensure_future(server.serve([sock]))
         await ready.wait()

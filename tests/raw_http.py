@@ -61,11 +61,15 @@ class Connection:
         await asyncio.wait_for(task, 30)
         return num_bytes
 
+    async def head(self) -> str:
+        """The next head; of a 100 that is all."""
+        async with asyncio.timeout(30):
+            return (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+
     async def answer(self, *, is_head: bool = False) -> Answer:
         """The next answer. Its body has a Content-Length or goes on to the end, in its chunks."""
         async with asyncio.timeout(30):
-            head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            lines = head.split("\r\n")
+            lines = (await self.head()).split("\r\n")
             headers = {}
             for line in lines[1:-2]:
                 name, _, value = line.partition(": ")

@@ -23,6 +23,7 @@ from engine import EngineClient, EngineDeadError, OctavoError, open_checkpoint, 
 from server.api_keys import load_api_keys
 from server.banner import StartupProgress, banner
 from server.cli.options import ALL_SETTINGS, fail, read_settings, setting_options
+from server.hosts import allowed_hosts
 from server.listen import bind, is_loopback, socket_url
 from server.logs import logging_to
 from server.model_facts import author_notes
@@ -117,6 +118,7 @@ async def _serve(settings: Settings) -> signal.Signals | None:
                 settings,
                 names,
                 api_keys,
+                allowed_hosts(settings.allowed_hosts, settings.host, sock),
                 on_ready=lambda: console.print(
                     banner(
                         names[0],

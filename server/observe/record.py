@@ -142,6 +142,11 @@ class RequestRecord:
         return self.route is not None and self.route.endswith("/completions")
 
     @property
+    def is_turned_away(self) -> bool:
+        """Whether it was refused before it came to a route: no valid HTTP, no such host, no key."""
+        return self.route is None and self.status not in (200, 404)
+
+    @property
     def seconds(self) -> float:
         """From its first byte that reached the application to the end of its answer."""
         return self.ended_at - self.begun_at

@@ -1,4 +1,7 @@
-"""One line in the log for each completion: finished, refused, failed or abandoned."""
+"""One line in the log for each completion: finished, refused, failed or abandoned.
+
+And for each request that was turned away before anybody could tell what it asked for.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ class RequestLog:
     """The fields of a line are the same for all; null is what does not apply."""
 
     def ended(self, record: RequestRecord) -> None:
-        if record.is_completion and logger.isEnabledFor(logging.INFO):
+        is_reported = record.is_completion or record.is_turned_away
+        if is_reported and logger.isEnabledFor(logging.INFO):
             logger.info(
                 _summary(record), extra={"event": _event(record), "fields": _fields(record)}
             )

@@ -92,6 +92,18 @@ def overloaded() -> ApiError:
     )
 
 
+def overloaded_at_the_door(message: str) -> ApiError:
+    """As `overloaded`, for what has not been read to its end: the connection closes."""
+    error = unavailable(message, "server_is_overloaded")
+    return ApiError(
+        error.status,
+        message,
+        type=error.type,
+        code=error.code,
+        headers={**(error.headers or {}), **CLOSE},
+    )
+
+
 def shutting_down() -> ApiError:
     return unavailable("This server is shutting down. Try again in a moment.", "shutting_down")
 

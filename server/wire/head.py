@@ -9,15 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from server.wire.errors import CLOSE, ApiError, overloaded
-from server.wire.limits import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
+from server.wire.errors import CLOSE, ApiError, overloaded_at_the_door
+from server.wire.limits import (
+    MAX_ECHOED_NAME,
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    MAX_URL_BYTES,
+)
 
 # RFC 3986: a name or an IPv4 address, or an IPv6 address in brackets; then perhaps a port.
 _HOST = re.compile(rb"(?:[\w.~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 
 
-def check_head(version: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """`version` as in "1.1"; `headers` with lower-case names. Raises ApiError 400."""
+def check_head(version: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """The Host, None where HTTP/1.0 has none. `version` as in "1.1"; `headers` with lower-case
+    names. Raises ApiError 400."""
     values: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         values.setdefault(name, []).append(value)
@@ -34,10 +40,23 @@ def check_head(version: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
             raise invalid_http("The only Transfer-Encoding is 'chunked', in HTTP/1.1.")
         if b"content-length" in values:
             raise invalid_http("A request has Content-Length or Transfer-Encoding, not both.")
+    return hosts[0] if hosts else None
 
 
 def invalid_http(message: str = "This is not a valid HTTP/1.1 request.") -> ApiError:
     return ApiError(400, message, headers=CLOSE)
+
+
+def wrong_host(host: bytes) -> ApiError:
+    """421, as RFC 9110, 7.4 has it for a name that is not this server's."""
+    name = host.decode("ascii")[:MAX_ECHOED_NAME]
+    return ApiError(
+        421,
+        f"This server does not answer to the name '{name}' (the Host header). Ask for localhost or "
+        "an address, or start it with --allowed-hosts and the name.",
+        code="host_not_allowed",
+        headers=CLOSE,
+    )
 
 
 def headers_too_large() -> ApiError:
@@ -60,15 +79,8 @@ def url_too_long() -> ApiError:
 
 
 def too_many_connections() -> ApiError:
-    """Not about a request: none was read."""
-    error = overloaded()
-    return ApiError(
-        error.status,
-        "This server has too many connections, and none of them is idle. Try again in a moment.",
-        type=error.type,
-        code=error.code,
-        headers={**(error.headers or {}), **CLOSE},
-    )
+    """For a connection that finds no room, or has to make some: no request of it came whole."""
+    return overloaded_at_the_door("This server has too many connections. Try again in a moment.")
 
 
 def receive_timeout(seconds: float) -> ApiError:

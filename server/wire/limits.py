@@ -6,9 +6,14 @@ MAX_URL_BYTES = 8 * 1024
 MAX_HEADER_BYTES = 32 * 1024  # names and values together
 MAX_HEADERS = 100
 MAX_BODY_BYTES = 4 * 1024 * 1024
+MAX_LARGE_BODIES = 64  # of that size in memory at a time, all smaller ones counted by bytes
+FREE_BODY_BYTES = (
+    64 * 1024
+)  # of each body that count for nothing: a connection's buffer has as much
 MAX_PIPELINED = 128  # requests that wait for the answer to an earlier one on their connection
 RECEIVE_DEADLINE_SECONDS = 30.0  # from the first byte of a request to its last
 LINGER_SECONDS = 5.0  # for a client that still sends to notice that it was refused
+LAST_WORDS_SECONDS = 0.5  # for requests that the end of the server ends, to be told so
 
 MAX_MODEL_NAME = 256
 MAX_CHOICES = 128  # `n`, as in OpenAI's specification

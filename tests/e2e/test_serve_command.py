@@ -22,11 +22,11 @@ COMMAND = [sys.executable, "-m", "server"]
 
 
 @contextmanager
-def serving(model: Path) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+def serving(model: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """The process, the lines it wrote before it was ready, and its URL."""
     options = ["--port", "0", "--dtype", "float32", "--served-model-name", "smol"]
     process = subprocess.Popen(
-        [*COMMAND, str(model), *options],
+        [*COMMAND, str(model), *options, *more],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -48,7 +48,10 @@ def serving(model: Path) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
 
 
 def test_serves_until_told_to_stop(builtin_model: Path) -> None:
-    with serving(builtin_model) as (process, output, url):
+    with serving(builtin_model, "--allowed-hosts", "api.example.com") as (process, output, url):
+        for host, status in (("api.example.com:1", 200), ("localhost", 200), ("evil.example", 421)):
+            response = httpx.get(f"{url}/v1/models", headers={"Host": host})
+            assert response.status_code == status, host
         curl = next(line for line in output.splitlines() if line.startswith("  curl "))
         answer = subprocess.run(
             ["sh", "-c", f"exec {curl.strip()} -sS"], capture_output=True, text=True, check=True
@@ -121,6 +124,9 @@ def test_a_second_signal_means_now(builtin_model: Path) -> None:
             assert refused.status_code == 503  # by a server that is still there
             assert refused.json()["error"]["code"] == "shutting_down"
             process.send_signal(signal.SIGINT)
+            *_, error, done = [line for line in lines if line]
+            assert '"code":"shutting_down"' in error  # told, not cut off
+            assert done == "data: [DONE]"
             assert process.wait(30) == 130
 
 

@@ -81,6 +81,35 @@ def test_turns_are_measured_in_tokens() -> None:
     assert order[:9] == ["a0", "b0", "b1", "b2", "b3", "b4", "b5", "a1", "b6"]
 
 
+def test_what_never_ran_costs_its_tenant_nothing() -> None:
+    """Else who took back a queue of requests would wait until the others had had as much."""
+    core = _core(max_num_seqs=2)
+    for number in range(2):
+        core.add(_request("c", number, max_tokens=20))
+    core.step()
+    for number in range(50):
+        core.add(_request("a", number, max_tokens=20))
+    for number in range(50):
+        core.add(_request("b", number, max_tokens=20))
+    for number in range(50):
+        core.abort(f"a{number}")
+    core.add(_request("a", 50))
+    order = _finished(core, "a50")
+    assert len(order) <= 5, order
+
+
+def test_what_ran_is_not_given_back() -> None:
+    turns = Turns()
+    first, second, other = (_request("a", number, max_tokens=10) for number in range(3))
+    assert turns.enter(first) == 0
+    turns.start(first, 0)
+    assert turns.enter(second) == 12
+    turns.leave(first)
+    assert turns.enter(other) == 24
+    turns.leave(second)
+    assert turns.enter(_request("a", 3)) == 24
+
+
 def test_choices_count() -> None:
     turns = Turns()
     assert turns.enter(_request("a", 0, max_tokens=10, n=3)) == 0
@@ -141,7 +170,7 @@ def test_nothing_is_remembered_of_who_is_owed_nothing() -> None:
     turns.enter(first)
     for number in range(5000):
         request = Request(str(number), [1], SamplingParams(max_tokens=1), tenant=str(number))
-        turns.start(0, turns.enter(request) + 2)
+        turns.start(request, turns.enter(request) + 2)
         turns.leave(request)
     assert len(turns._levels[0].ends) <= 2048
     turns.leave(first)

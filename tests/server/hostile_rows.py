@@ -1,7 +1,8 @@
 """Inputs that a server may meet, each with the right answer: one row, one line. To be extended.
 
-The numbers are those of the project's list of hostile inputs: 1-30 transport and body, 31-38 keys
-and models, 39-54 prompts, 55-88 parameters, 89-104 streams, 105-124 the process.
+The numbers are those of the project's list of hostile inputs: 1-30 transport and body
+(`hostile_wire_rows.py`), 31-38 keys and models, 39-54 prompts and 55-88 parameters
+(`hostile_field_rows.py`), 89-104 streams, 105-124 the process.
 `test_hostile_rows.py` sends each as it stands and then looks whether the server still answers.
 """
 
@@ -39,7 +40,9 @@ ENCODING = "unsupported_content_encoding"
 OVERSIZE = "headers_too_large"
 NOT_JSON = "could not parse the JSON body"
 
-ServerName = Literal["open", "with a key", "hasty", "loading", "full", "limited", "draining"]
+ServerName = Literal[
+    "open", "local", "with a key", "hasty", "loading", "full", "limited", "draining"
+]
 
 
 @dataclass(frozen=True)
@@ -135,134 +138,13 @@ def raw(*lines: str, body: bytes = b"") -> bytes:
 
 
 ROWS = [
-    # Transport and body.
-    Row(1, "cut", post(b'{"model":'), part=NOT_JSON),
-    Row(1, "where it is cut", post(b'{"model":'), part="line 1, column 9"),
-    Row(1, "gzip without saying so", post(b"\x1f\x8b\x08\x00"), part=NOT_JSON),
-    Row(2, "empty", post(b""), part=NOT_JSON),
-    Row(3, "array", post(b"[]"), code=TYPE, part="must be a JSON object"),
-    Row(3, "null", post(b"null"), code=TYPE),
-    Row(3, "string", post(b'"x"'), code=TYPE),
-    Row(3, "number", post(b"5"), code=TYPE),
-    Row(4, "trailing garbage", post(b'{"n":1} x'), part=NOT_JSON),
-    Row(4, "two objects", post(b"{}{}"), part=NOT_JSON),
-    Row(5, "NaN", members('"temperature": NaN'), part=NOT_JSON),
-    Row(5, "Infinity", members('"temperature": Infinity'), part=NOT_JSON),
-    Row(5, "-Infinity, unknown", members('"foo": -Infinity'), part=NOT_JSON),
-    Row(5, "NaN prompt", members('"prompt": NaN'), part=NOT_JSON),
-    Row(6, "1e999", members('"temperature": 1e999'), 400, "temperature", VALUE),
-    Row(7, "n 1e400", members('"n": 1e400'), 400, "n", TYPE),
-    Row(8, "5,000 digits", members('"n": ' + "9" * 5000), part=NOT_JSON),
-    Row(9, "lone surrogate", members('"prompt": "\\ud800"'), part=NOT_JSON),
-    Row(10, "lone surrogate as n", members('"n": "\\ud800"'), part=NOT_JSON),
-    Row(11, "invalid UTF-8", post(b'{"model": "fake-model", "prompt": "\xff"}'), part=NOT_JSON),
-    Row(12, "UTF-16", post(json.dumps(GOOD).encode("utf-16")), part=NOT_JSON),
-    Row(12, "UTF-8 BOM", post(b"\xef\xbb\xbf" + GOOD_BODY), part=NOT_JSON),
-    Row(13, "NUL", completion(prompt="\0", echo=True), 200, part='"text":"\\u0000'),
-    Row(14, "100,000 deep", members('"prompt": ' + "[" * 100_000 + "]" * 100_000), part=NOT_JSON),
-    Row(14, "100,000 deep, unknown", members('"foo": ' + '{"a":' * 100_000), part=NOT_JSON),
-    Row(15, "duplicate keys", members('"n": 1, "n": 2'), 200, part='"index":1'),
-    Row(16, "unknown", completion(foo=1), code="unknown_parameter", part="supplied: foo"),
-    Row(16, "a typo", completion(tempature=1), code="unknown_parameter", part="'temperature'?"),
-    Row(16, "a name of 100 KB", completion(**{"f" * 100_000: 1}), code="unknown_parameter"),
-    closed(17, "too long", post(BIG), 413, "request_too_large"),
-    closed(18, "too long in chunks", chunks(BIG), 413, "request_too_large"),
-    closed(19, "shorter than said", length("99"), 408, "request_timeout", "hasty"),
-    Row(19, "longer than said", length("1"), part=NOT_JSON),
-    closed(19, "two lengths", length("1\r\nContent-Length: 2")),
-    closed(19, "a list of lengths", length("2, 2")),
-    closed(19, "a negative length", length("-1")),
-    closed(19, "a length in hex", length("0x2")),
-    closed(20, "length, chunked", raw(POST, HOST, "Content-Length: 5", CHUNKED, body=b"0\r\n\r\n")),
-    closed(20, "chunked, length", raw(POST, HOST, CHUNKED, "Content-Length: 5", body=b"0\r\n\r\n")),
-    closed(20, "gzip and chunked", raw(POST, HOST, "Transfer-Encoding: gzip, chunked")),
-    closed(20, "identity", raw(POST, HOST, "Transfer-Encoding: identity")),
-    closed(20, "chunked twice", raw(POST, HOST, CHUNKED, CHUNKED)),
-    closed(20, "HTTP/1.0 in chunks", raw("POST / HTTP/1.0", CHUNKED)),
-    closed(20, "a bad chunk", raw(POST, HOST, KIND, CHUNKED, body=b"zz\r\n")),
-    closed(20, "a folded header", raw(GET, HOST, "A: b", " c")),
-    closed(20, "a space before the colon", raw(GET, HOST, "A : b")),
-    closed(20, "bare line feeds", b"GET /health HTTP/1.1\nHost: x\n\n"),
-    *(
-        Row(21, name, post(GOOD_BODY, header), 415, code="unsupported_content_type")
-        for name, header in (
-            ("no type", ""),
-            ("text", "Content-Type: text/plain\r\n"),
-            ("form", "Content-Type: application/x-www-form-urlencoded\r\n"),
-            ("latin-1 (22)", "Content-Type: application/json; charset=latin-1\r\n"),
-        )
-    ),
-    Row(22, "utf-8", post(GOOD_BODY, "Content-Type: application/json; charset=UTF-8\r\n"), 200),
-    Row(22, "in capitals", post(GOOD_BODY, "Content-Type: Application/JSON\r\n"), 200),
-    *(
-        Row(23, coding, post(b"", f"{JSON}Content-Encoding: {coding}\r\n"), 415, code=ENCODING)
-        for coding in ("gzip", "br", "zstd")
-    ),
-    closed(
-        24,
-        "too long, with Expect",
-        raw(POST, HOST, KIND, "Expect: 100-continue", f"Content-Length: {len(BIG)}"),
-        413,
-        "request_too_large",
-    ),
-    Row(100, "HEAD", http("HEAD"), 405, headers={"allow": "POST"}),
-    *(Row(100, f"HEAD {path}", http("HEAD", path), 200) for path in ("/health", "/livez")),
-    *(
-        Row(25, name, http(name), 405, code="method_not_supported", headers={"allow": "POST"})
-        for name in ("GET", "PUT", "DELETE", "PATCH", "OPTIONS")
-    ),
-    *(
-        Row(26, path, http("POST", path, JSON, GOOD_BODY), 404, part=f"Invalid URL (POST {path})")
-        for path in ("/v1/completion", f"/{URL}", f"{URL}/", "/", "/V1/completions")
-    ),
-    Row(26, "a line feed", http("POST", "/v2/x%0Ay", JSON, GOOD_BODY), 404, part="/v2/x\\ny"),
-    closed(27, "header of 60 KB", raw(GET, HOST, "A: " + "a" * 60_000), 431, OVERSIZE),
-    closed(27, "header of 4 MB", raw(GET, HOST, "A: " + "a" * 4_000_000), 431, OVERSIZE),
-    closed(
-        27,
-        "40 headers of 1 KB",
-        raw(GET, HOST, *["A: " + "a" * 1000] * 40),
-        431,
-        OVERSIZE,
-    ),
-    closed(27, "101 headers", raw(GET, HOST, *["A: b"] * 100), 431, OVERSIZE),
-    closed(
-        27,
-        "101 trailers",
-        raw(POST, HOST, KIND, CHUNKED, body=b"1\r\n \r\n0\r\n" + b"A: b\r\n" * 101),
-        431,
-        OVERSIZE,
-    ),
-    closed(27, "URL of 64 KB", http("GET", "/" + "a" * 65_536), 414, "url_too_long"),
-    closed(28, "no Host", raw(GET)),
-    closed(28, "two Hosts", raw(GET, HOST, HOST)),
-    closed(28, "a path in Host", raw("GET /v1/models HTTP/1.1", "Host: x/health?")),
-    Row(28, "an IPv6 address", raw(GET, "Host: [::1]:8000"), 200),
-    closed(29, "HTTP/1.0", raw("GET /health HTTP/1.0"), 200),
-    Row(
-        29,
-        "HTTP/1.0, a stream",
-        post(json.dumps(GOOD | {"stream": True}).encode()).replace(b"HTTP/1.1", b"HTTP/1.0"),
-        200,
-        part="data: [DONE]",
-        headers={"connection": "close"},
-    ),
-    closed(29, "HTTP/0.9", b"GET /\r\n\r\n"),
-    closed(29, "HTTP/2's preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-    closed(29, "HTTP/2", raw("GET / HTTP/2.0", HOST)),
-    closed(29, "TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
-    closed(29, "CONNECT", raw("CONNECT x:1 HTTP/1.1", HOST)),
-    closed(29, "a URL without a path", raw("GET http://x?y HTTP/1.1", HOST)),
-    closed(29, "an unknown method", raw("BREW / HTTP/1.1", HOST)),
-    Row(29, "a websocket", raw(GET, HOST, "Connection: Upgrade", "Upgrade: websocket"), 200),
-    closed(30, "half a head", b"GET /health HTTP/1.1\r\nHo", 408, "request_timeout", "hasty"),
     # Keys and models.
     locked(31, "no key", "", code=None),
     Row(31, "no key, no such URL", http("GET", "/x"), 401, server="with a key"),
     Row(31, "health", http("GET", "/health"), 200, server="with a key"),
     *(
         Row(32, header, post(GOOD_BODY, f"{JSON}{header}\r\n"), 200, server="with a key")
-        for header in ("Authorization: bearer sk-good", "api-key: sk-good")
+        for header in ("Authorization: bearer sk-good", "api-key: sk-good", "x-api-key: sk-good")
     ),
     locked(32, "a wrong key", "Authorization: Bearer sk-wrong\r\n"),
     locked(32, "an empty key", "Authorization: Bearer \r\n"),
@@ -273,6 +155,7 @@ ROWS = [
     closed(
         32, "1 MB", http("GET", headers=f"A: {'k' * 1_000_000}\r\n"), 431, OVERSIZE, "with a key"
     ),
+    locked(33, "a good and a wrong key", "Authorization: Bearer sk-good\r\nAuthorization: x\r\n"),
     locked(33, "two good keys", "Authorization: Bearer sk-good\r\n" * 2),
     Row(
         34,
@@ -283,9 +166,26 @@ ROWS = [
         server="with a key",
         headers={"allow": "POST"},
     ),
+    Row(
+        34,
+        "a preflight",
+        http(
+            "OPTIONS",
+            headers="Origin: http://evil.example\r\nAccess-Control-Request-Method: POST\r\n",
+        ),
+        405,
+        code="method_not_supported",
+        server="with a key",
+        headers={"allow": "POST"},
+    ),
     Row(35, "no model", without("model"), 400, "model", "missing_required_parameter"),
     Row(35, "nothing", post(b"{}"), 400, "model", "missing_required_parameter"),
     Row(36, "unknown", completion(model="other"), 404, code="model_not_found", part="'other'"),
+    Row(36, "NUL", completion(model="\0"), 404, code="model_not_found", part="'\\u0000'"),
+    *(
+        Row(36, path, http("GET", path), 404, code="model_not_found")
+        for path in ("/v1/models/../../etc/passwd", "/v1/models/%2e%2e%2fetc%2fpasswd")
+    ),
     Row(36, "a path", completion(model="../../etc/passwd"), 404, code="model_not_found"),
     Row(36, "1 MB", completion(model="m" * 1_000_000), 404, code="model_not_found"),
     Row(36, "empty", completion(model=""), 400, "model", SHORT),
@@ -349,6 +249,16 @@ ROWS = [
     ),
     Row(112, "alive while draining", http("GET", "/livez"), 200, server="draining"),
     # Streams.
+    *(
+        Row(101, f"id {name}", http("GET", "/health", f"X-Request-Id: {value}\r\n"), 200)
+        for name, value in (
+            ("of 10 KB", "i" * 10_000),
+            ("with an emoji", "\U0001f600".encode().decode("latin-1")),
+            ("with a space", "a b"),
+            ("that looks like a line", '{"level":"error"}'),
+        )
+    ),
+    closed(101, "id with a line feed", raw(GET, HOST, "X-Request-Id: a\nb: c", "d: e")),
     Row(
         99,
         "Accept: application/json",

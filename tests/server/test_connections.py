@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import resource
 import socket
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -19,6 +21,7 @@ from raw_http import Connection, connect
 from server.connections import RESERVED_FILES
 from server.listen import notice_absence
 from server.settings import Settings
+from server.wire.limits import MAX_CONNECTIONS
 
 GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 URL = "/v1/completions"
@@ -82,6 +85,62 @@ async def test_requests_under_way_do_not_give_way() -> None:
                 assert (await connection.answer()).status == 200
         async with connect(client) as fourth:
             await is_served(fourth)
+
+
+async def test_requests_that_do_not_come_give_way() -> None:
+    """Else a few thousand half requests would keep everybody else away, for as long as they may."""
+    head, _, body = completion().partition(b"\r\n\r\n")
+    async with (
+        live_app(FakeEngine(), Settings(max_connections=2)) as client,
+        connect(client) as first,
+        connect(client) as second,
+    ):
+        for connection in (first, second):
+            connection.send(head + b"\r\nExpect: 100-continue\r\n\r\n" + body[:-1])
+            assert (await connection.head()).startswith("HTTP/1.1 100 ")  # it is waited for
+        async with connect(client) as third:
+            await is_served(third)
+            answer = await first.answer()
+            assert (answer.status, answer.error()["code"]) == (503, "server_is_overloaded")
+            assert await first.rest() == b""
+            second.send(body[-1:])
+            assert (await second.answer()).status == 200
+
+
+async def test_who_was_refused_gives_way_too() -> None:
+    """It is waited for a while to read why; not while others find no room."""
+    async with (
+        live_app(FakeEngine(), Settings(max_connections=2)) as client,
+        connect(client) as first,
+        connect(client) as second,
+    ):
+        for connection in (first, second):
+            connection.send(b"garbage\r\n\r\n")
+            assert (await connection.answer()).status == 400
+        async with connect(client) as third:
+            await is_served(third)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_ten_thousand_idle_connections() -> None:
+    """More than there may be: the longest idle ones give way, and everybody else is served."""
+    num_connections = 10_000
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most_files < num_connections + MAX_CONNECTIONS + 200:
+        pytest.skip("both ends of so many connections need more descriptors than there may be")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    async with live_app(FakeEngine()) as client, AsyncExitStack() as stack:
+        address = (client.base_url.host, client.base_url.port)
+        for number in range(num_connections):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, address)
+            if number % 1000 == 999:
+                assert (await client.get("/health")).status_code == 200
+                assert (await client.post(URL, json=BODY)).status_code == 200
+        async with connect(client) as last:
+            await is_served(last)
 
 
 def test_no_more_than_files_may_be_open() -> None:

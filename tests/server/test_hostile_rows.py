@@ -1,8 +1,9 @@
-"""Every row of `hostile_rows.py` against the running server, over a bare socket."""
+"""Every row of `hostile_..._rows.py` against the running server, over a bare socket."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import NamedTuple, get_args
@@ -13,10 +14,12 @@ import pytest_asyncio
 from fake_engine import FakeEngine
 from hostile_field_rows import FIELD_ROWS
 from hostile_rows import GOOD, GOOD_BODY, KEY, ROWS, URL, Row, ServerName
+from hostile_wire_rows import WIRE_ROWS
 from live_app import live_app
 from pydantic import SecretStr
 from raw_http import connect
 
+from server.hosts import ANY_HOST, AllowedHosts
 from server.request_queue import RequestQueue
 from server.settings import Settings
 
@@ -48,7 +51,13 @@ async def servers() -> AsyncIterator[dict[str, Server]]:
             )
             deadline = 0.3 if name == "hasty" else 30.0
             queues: list[RequestQueue] = []
-            app = live_app(engine, settings, receive_deadline=deadline, on_queue=queues.append)
+            app = live_app(
+                engine,
+                settings,
+                hosts=AllowedHosts(()) if name == "local" else ANY_HOST,
+                receive_deadline=deadline,
+                on_queue=queues.append,
+            )
             running[name] = Server(engine, await stack.enter_async_context(app))
             if name == "draining":
                 queues[0].start_draining()
@@ -60,8 +69,12 @@ async def servers() -> AsyncIterator[dict[str, Server]]:
         await asyncio.gather(waiting, return_exceptions=True)
 
 
-@pytest.mark.parametrize("row", ROWS + FIELD_ROWS, ids=lambda row: f"{row.number} {row.name}")
-async def test_a_row(servers: dict[str, Server], row: Row) -> None:
+@pytest.mark.parametrize(
+    "row", WIRE_ROWS + ROWS + FIELD_ROWS, ids=lambda row: f"{row.number} {row.name}"
+)
+async def test_a_row(
+    servers: dict[str, Server], row: Row, caplog: pytest.LogCaptureFixture
+) -> None:
     engine, client = servers[row.server]
     num_requests = len(engine.requests)
     async with connect(client) as connection:
@@ -69,6 +82,7 @@ async def test_a_row(servers: dict[str, Server], row: Row) -> None:
         answer = await connection.answer(is_head=row.request.startswith(b"HEAD "))
         if row.headers.get("connection") == "close":
             assert await connection.rest() == b""
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert answer.status == row.status, answer.body[:1000]
     assert answer.headers.items() >= row.headers.items()
     assert row.part in answer.body.decode()

@@ -66,6 +66,34 @@ async def test_another_request_id_is_replaced(client: httpx.AsyncClient, request
     assert response.headers["x-request-id"].startswith("req_")
 
 
+@pytest.mark.parametrize("path", [URL, "/v1/models", "/health", "/metrics", "/nothing"])
+async def test_no_other_page_may_read_an_answer(client: httpx.AsyncClient, path: str) -> None:
+    """CORS is off: a browser asks before it sends JSON, is told no, and shows no answer."""
+    headers = {
+        "Origin": "https://evil.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type",
+        "Access-Control-Request-Private-Network": "true",
+    }
+    for method in ("OPTIONS", "GET", "POST"):
+        response = await client.request(method, path, headers=headers)
+        assert not [name for name in response.headers if name.startswith("access-control")]
+        if method == "OPTIONS":
+            assert response.status_code in (404, 405)
+
+
+async def test_every_operation_describes_its_refusals(client: httpx.AsyncClient) -> None:
+    """Any may be refused by the connection (400, 408, 414, 421, 431), the key (401) or for lack of
+    room (503)."""
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    assert len(paths) > 10
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            for status in ("4XX", "5XX"):
+                content = operation["responses"][status]["content"]["application/json"]
+                assert content["schema"]["$ref"].endswith("/ErrorResponse"), (method, path)
+
+
 async def test_models(client: httpx.AsyncClient) -> None:
     body = (await client.get("/v1/models")).json()
     assert body["object"] == "list"

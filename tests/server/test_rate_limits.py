@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import httpx
@@ -121,6 +122,23 @@ def test_a_bucket_fills_up_again() -> None:
     assert allowance.headers()["x-ratelimit-remaining-requests"] == "60"
     with pytest.raises(ApiError):
         allowance.check(601)
+
+
+def test_who_waits_as_long_as_told_is_let_in() -> None:
+    """Also where the sum of what came in falls short by a rounding error."""
+    rng = random.Random(0)  # noqa: S311 - to be repeated
+    for _ in range(3000):
+        clock = Clock()
+        clock.now = rng.uniform(0, 1e6)
+        limit = 60 * rng.randint(1, 1000)  # so that the waits are whole milliseconds
+        allowance = RateLimits(None, limit, clock).of(TENANT)
+        allowance.take(limit)
+        wanted = rng.randint(1, limit)
+        with pytest.raises(ApiError) as caught:
+            allowance.check(wanted, num_requests=0)
+        assert caught.value.headers is not None
+        clock.now += int(caught.value.headers["retry-after-ms"]) / 1000
+        allowance.check(wanted, num_requests=0)
 
 
 def test_an_overdrawn_bucket_needs_longer() -> None:

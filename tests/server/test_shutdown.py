@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -15,6 +16,7 @@ from raw_http import connect
 
 from server.api_keys import ApiKeys
 from server.app import create_app
+from server.http_server import HttpServer
 from server.request_queue import RequestQueue
 from server.settings import Settings
 
@@ -49,11 +51,12 @@ class Stopping:
         self.app = create_app(engine, byte_tokenizer(), settings, [MODEL], api_keys=ApiKeys())
         self.queue: RequestQueue = self.app.state.services.queue
         self.drain_timeout = drain_timeout
+        self.http: list[HttpServer] = []
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Stopping:
         options = {"requests": self.queue, "drain_timeout": self.drain_timeout}
-        serve = serving(self.app, 30.0, **options)
+        serve = serving(self.app, 30.0, self.http.append, **options)
         self.client = await self._stack.enter_async_context(serve)
         return self
 
@@ -132,6 +135,40 @@ async def test_what_is_not_finished_in_time_is_told() -> None:
     assert engine.is_idle
 
 
+async def test_a_second_signal_tells_everybody(caplog: pytest.LogCaptureFixture) -> None:
+    """At once, and nobody is cut off without a word: a stream, an answer, a body on its way."""
+    engine = FakeEngine(manual=True)
+    async with Stopping(engine, 60.0) as server, connect(server.client) as half_sent:
+        url = server.client.base_url
+        async with httpx.AsyncClient(base_url=url, timeout=60) as other:
+            stream = asyncio.create_task(other.post(URL, json=BODY | {"stream": True}))
+            await engine.until(lambda: len(engine.requests) == 1)
+            engine.step()
+            plain = asyncio.create_task(other.post(URL, json=BODY))
+            await engine.until(lambda: len(engine.requests) == 2)
+            half_sent.send(
+                b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 100\r\n\r\n{"
+            )
+            assert (await server.client.get("/livez")).status_code == 200
+            begun = asyncio.get_running_loop().time()
+            for _ in range(2):
+                server.http[0].handle_exit(signal.SIGTERM, None)
+            response = await plain
+            assert response.status_code == 503
+            assert response.json()["error"]["code"] == "shutting_down"
+            text, error, done, _ = (await stream).text.split("\n\n")
+            assert text.startswith('data: {"id"')
+            assert '"code":"shutting_down"' in error
+            assert done == "data: [DONE]"
+            answer = await half_sent.answer()
+            assert (answer.status, answer.error()["code"]) == (503, "shutting_down")
+            await asyncio.wait_for(server.stop(), 30)
+            assert asyncio.get_running_loop().time() - begun < 10
+    assert engine.is_idle
+    assert "Traceback" not in caplog.text
+
+
 async def test_what_hangs_is_answered_in_json(caplog: pytest.LogCaptureFixture) -> None:
     """uvicorn cancels what is left over, of which it would write a traceback and plain text."""
     engine = FakeEngine()
@@ -143,15 +180,20 @@ async def test_what_hangs_is_answered_in_json(caplog: pytest.LogCaptureFixture) 
 
         services.workers.run = never
         body = b'{"prompt": "%s"}' % (b"x" * 20_000)
-        async with connect(server.client) as connection:
+        async with connect(server.client) as connection, connect(server.client) as half_sent:
+            half_sent.send(
+                b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n5\r\n{"
+            )
             connection.send(
                 b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
                 b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
             )
             assert (await server.client.get("/livez")).status_code == 200
             end = server.stop()
-            answer = await connection.answer()
-            assert answer.status == 503
-            assert answer.error()["code"] == "shutting_down"
+            for waiting in (connection, half_sent):
+                answer = await waiting.answer()
+                assert answer.status == 503
+                assert answer.error()["code"] == "shutting_down"
             await asyncio.wait_for(end, 30)
     assert "Traceback" not in caplog.text

@@ -45,6 +45,51 @@ async def test_so_many_at_a_time_and_so_many_waiting() -> None:
             await workers.run(fail)
 
 
+async def test_texts_that_nobody_waits_for_count_until_they_are_done() -> None:
+    workers = TextWorkers(num_threads=1, max_waiting=1)
+    may_end = threading.Event()
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        assert may_end.wait(30)
+        done.append(number)
+
+    texts = [asyncio.create_task(workers.run(lambda n=n: work(n))) for n in range(2)]
+    await asyncio.sleep(0)
+    for text in texts:
+        text.cancel()
+    await asyncio.gather(*texts, return_exceptions=True)
+    for _ in range(3):
+        with pytest.raises(ApiError):
+            await workers.run(lambda: None)
+    may_end.set()
+    async with asyncio.timeout(20):
+        while len(done) < 2:  # noqa: ASYNC110 - threads set no event of asyncio
+            await asyncio.sleep(0.01)
+        while workers.num_texts:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert await workers.run(lambda: 5) == 5
+
+
+async def test_the_end_does_not_wait_for_texts_that_wait() -> None:
+    """Else the process would go on after its end until all of them were worked on."""
+    workers = TextWorkers(num_threads=1, max_waiting=5)
+    may_end = threading.Event()
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        assert may_end.wait(30)
+        done.append(number)
+
+    texts = [asyncio.create_task(workers.run(lambda n=n: work(n))) for n in range(5)]
+    await asyncio.sleep(0)
+    workers.close()
+    may_end.set()
+    ends = await asyncio.wait_for(asyncio.gather(*texts, return_exceptions=True), 30)
+    assert done == [0]
+    assert [type(end) for end in ends] == [type(None), *[asyncio.CancelledError] * 4]
+
+
 class SlowTokenizer:
     """Takes its time until it is told to go on, and is otherwise another one."""
 

@@ -134,6 +134,7 @@ def test_a_wrong_value() -> None:
     error = caught.value
     assert (error.param, error.code) == ("temperature", "decimal_above_max_value")
     assert error.http_status == 400
+    assert error.request_id.startswith("req_")
     assert error.error.type == "invalid_request_error"
     assert error.json_body["error"]["message"] == error.user_message
 
