@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from engine.attention import AttentionPlan
+from engine.attention import AttentionPlan, AttentionRule
 from engine.checkpoint import GroupedWeight
 from engine.checkpoint.model_config import ModelConfig
 from engine.kernels.base import Embedding, FusedLayers, Kernels, LayerParts
@@ -48,7 +48,8 @@ class Llama:
         x = self.embedding(token_ids)
         residual = torch.zeros_like(x)
         if self._fused is not None:
-            x, residual = self._fused(x, residual, cos_sin, kv_cache.layers, plan)
+            angles = [cos_sin] * len(self.layers)
+            x, residual = self._fused(x, residual, angles, kv_cache.layers, plan)
             return self.norm.add(x, residual)[0]
         for layer, kv in zip(self.layers, kv_cache.layers, strict=True):
             x, residual = layer(x, residual, cos_sin, kv, plan)
@@ -124,6 +125,8 @@ class DecoderLayer:
             gate_up=self.gate_up.matrix,
             down=self.down.matrix,
             eps=self.mlp_norm.eps,
+            rule=self.attention.rule,
+            head_dim=self.attention.config.head_dim,
         )
 
     def weight_groups(self) -> Iterator[WeightGroup]:
@@ -140,6 +143,7 @@ class Attention:
     def __init__(self, config: ModelConfig, kernels: Kernels, name: str) -> None:
         self.config = config
         self.kernels = kernels
+        self.rule = AttentionRule()
         q_size = config.num_heads * config.head_dim
         kv_size = config.num_kv_heads * config.head_dim
         qkv = {f"{name}.q_proj": q_size, f"{name}.k_proj": kv_size, f"{name}.v_proj": kv_size}
@@ -157,7 +161,7 @@ class Attention:
             q.copy_(self.q_norm(q))
             k.copy_(self.k_norm(k))
         q = self.kernels.rotary_store_kv(qkv, cos_sin, kv, plan)
-        attended = self.kernels.paged_attention(q, kv, plan)
+        attended = self.kernels.paged_attention(q, kv, plan, self.rule)
         return self.output(attended.view(num_tokens, -1))
 
     def weight_groups(self) -> Iterator[WeightGroup]:
