@@ -65,7 +65,14 @@ def save_tiny_model(family: str, folder: Path) -> transformers.PreTrainedModel:
     """Write a random float32 model to `folder`; returns it as transformers has it."""
     config_name, changes = FAMILIES[family]
     fields = {name: value for name, value in {**_SIZES, **changes}.items() if value is not None}
-    config = getattr(transformers, config_name)(**fields)
+    return save_random_model(config_name, fields, folder)
+
+
+def save_random_model(
+    config_name: str, keys: dict[str, Any], folder: Path
+) -> transformers.PreTrainedModel:
+    """The same for any class of configuration."""
+    config = getattr(transformers, config_name)(**keys)
     torch.manual_seed(7)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with torch.no_grad():
@@ -105,7 +112,7 @@ class BareEngine:
         self.config = checkpoint.config
         self.block_size = block_size
         self.kernels = select(CPU, dtype, kernels)
-        self.model = build_model(self.config, self.kernels, CPU)
+        self.model = build_model(self.config.as_served(max_model_len), self.kernels, CPU)
         load_weights(self.model, checkpoint, CPU, dtype, lambda *_: None, quantization)
         max_blocks = -(-max_model_len // block_size)
         num_blocks = num_rows * max_blocks
