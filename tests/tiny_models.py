@@ -5,6 +5,7 @@ transformers is the oracle: same folder, same token ids.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def save_random_model(
     config_name: str, keys: dict[str, Any], folder: Path
 ) -> transformers.PreTrainedModel:
     """The same for any class of configuration."""
-    config = getattr(transformers, config_name)(**keys)
+    config = getattr(transformers, config_name)(**deepcopy(keys))  # it writes into them
     torch.manual_seed(7)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with torch.no_grad():
