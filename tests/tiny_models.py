@@ -60,11 +60,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2Config", {"head_dim": None}),
     "qwen3": ("Qwen3Config", {"tie_word_embeddings": True, "head_dim": 32}),
 }
+# Layers that differ in whether they turn and in what they see; test_families.py has all others.
+_WINDOW = {"no_rope_layers": [1, 0, 1], "use_sliding_window": True, "sliding_window": 40}
+_MORE_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {"smollm3": ("SmolLM3Config", _WINDOW)}
 
 
 def save_tiny_model(family: str, folder: Path) -> transformers.PreTrainedModel:
     """Write a random float32 model to `folder`; returns it as transformers has it."""
-    config_name, changes = FAMILIES[family]
+    config_name, changes = (FAMILIES | _MORE_FAMILIES)[family]
     fields = {name: value for name, value in {**_SIZES, **changes}.items() if value is not None}
     return save_random_model(config_name, fields, folder)
 

@@ -68,5 +68,6 @@ class ModelConfig:
         return self if max_model_len is None else replace(self, max_model_len=max_model_len)
 
     def window(self, layer: int) -> int | None:
-        """The window of a layer, if it has one."""
-        return self.windows[layer] if self.windows else None
+        """The window of a layer, if it has one that some context is longer than."""
+        window = self.windows[layer] if self.windows else None
+        return window if window is not None and window < self.max_model_len else None

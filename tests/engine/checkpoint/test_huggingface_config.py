@@ -85,6 +85,8 @@ def test_windows_of_layers(
     config = open_checkpoint(folder).config
     assert config.windows == windows
     assert config.max_model_len == 128
+    assert all(config.window(layer) in (None, 100) for layer in range(2))
+    assert config.as_served(100).window(0) is None
 
 
 def test_a_window_of_null_is_none(tmp_path: Path) -> None:
