@@ -24,8 +24,8 @@ class Architecture:
 
     `model` names the file in `engine/models/`. `has_interleaved_rotary`: in GGUF, its query and key
     rows are in interleaved rotary order. `is_fused`: one tensor holds queries, keys and values, one
-    both matrices of the gate. `still_every`: each so many-th layer turns nothing, where the config
-    does not say which.
+    both matrices of the gate. `still_every`: where the config does not say which layers go without
+    rotary embedding, it is each such one (4: the fourth, the eighth..).
 
     `windows` says which layers of a Hugging Face config have its `sliding_window`: "never" any;
     "always" all, if it is set; "chosen" ones, if `use_sliding_window` is true. Of those, it is

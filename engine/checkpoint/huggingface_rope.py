@@ -14,6 +14,8 @@ from engine.checkpoint.fields import Fields, quote
 from engine.checkpoint.model_config import RopeScaling
 
 _MAX_FACTOR = 1e6
+# The family whose heads may turn in part, and which has names of its own.
+_PHI3 = "phi3"
 _SUPPORTED = "default, linear, llama3, yarn and longrope"
 
 
@@ -48,7 +50,7 @@ def _rotary_dim(
     if part == 1.0:
         return None
     fields = rope if "partial_rotary_factor" in rope else config
-    if not architecture.is_fused:
+    if architecture.gguf_name != _PHI3:
         raise fields.error("partial_rotary_factor", "must be 1")
     rotary_dim = int(head_dim * part)
     if rotary_dim < 2 or rotary_dim % 2:
@@ -63,7 +65,7 @@ def _scaling(
 ) -> RopeScaling | None:
     key = "rope_type" if "rope_type" in rope else "type"
     kind = rope.text(key, "default")
-    if architecture.is_fused and kind in ("su", "yarn"):
+    if architecture.gguf_name == _PHI3 and kind in ("su", "yarn"):
         kind = "longrope"  # what Phi-3 called it at first
     if kind == "default":
         return None
@@ -129,8 +131,9 @@ def _longrope(
     length = config.integer("max_position_embeddings", high=limits.MAX_CONTEXT)
     key = "original_max_position_embeddings"
     # Phi-3 has it beside the section, which then counts.
-    default = 4096 if architecture.is_fused else length
-    fields = config if architecture.is_fused and (key in config or key not in rope) else rope
+    is_phi3 = architecture.gguf_name == _PHI3
+    default = 4096 if is_phi3 else length
+    fields = config if is_phi3 and (key in config or key not in rope) else rope
     trained = fields.integer(key, default, low=2, high=limits.MAX_CONTEXT)
     factor = rope.number("factor", max(length / trained, 1.0), low=1.0, high=_MAX_FACTOR)
     return RopeScaling(
