@@ -119,7 +119,9 @@ def gguf_config(
 def _rotary_dim(metadata: Fields, architecture: Architecture, head_dim: int) -> int:
     key = f"{architecture.gguf_name}.rope.dimension_count"
     rotary_dim = metadata.integer(key, head_dim)
-    if rotary_dim != head_dim and architecture.gguf_name != "phi3":
+    if rotary_dim == head_dim:
+        return head_dim
+    if architecture.gguf_name != "phi3":
         raise metadata.error(key, f"must equal the head size {head_dim}")
     if rotary_dim > head_dim or rotary_dim % 2:
         raise metadata.error(key, f"must be even and at most the head size {head_dim}")
