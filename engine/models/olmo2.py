@@ -95,7 +95,7 @@ class Attention:
     def __call__(self, x: Tensor, cos_sin: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
         num_tokens = x.shape[0]
         qkv = self.qkv(x)  # queries, then keys, then values
-        q, k, _ = qkv.split([self.q_size, self.kv_size, self.kv_size], dim=-1)
+        q, k = qkv[:, : self.q_size], qkv[:, self.q_size : self.q_size + self.kv_size]
         q.copy_(self.q_norm(q))
         k.copy_(self.k_norm(k))
         heads = qkv.view(num_tokens, -1, self.head_dim)

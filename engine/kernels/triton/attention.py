@@ -224,8 +224,8 @@ def _num_splits(launch: Launch, tile_tokens: int, window: int) -> int:
     """No more of the launch's splits than blocks of positions that a tile's windows can touch."""
     if not window:
         return launch.num_splits
-    num_positions = launch.shape.num_positions
-    return min(launch.num_splits, triton.cdiv(window + tile_tokens - 1, num_positions) + 1)
+    num_blocks: int = triton.cdiv(window + tile_tokens - 1, launch.shape.num_positions) + 1
+    return min(launch.num_splits, num_blocks)
 
 
 def _run(
