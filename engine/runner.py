@@ -111,7 +111,8 @@ class ModelRunner:
             # What does not fit now will not fit once the weights have taken their memory.
             resolve_limits(config, checkpoint.config, target)
         with torch.inference_mode():
-            model = build_model(checkpoint.config, kernels, target.device)
+            served = checkpoint.config.as_served(config.max_model_len)
+            model = build_model(served, kernels, target.device)
             if is_dummy:
                 load_random_weights(
                     model, target.device, target.dtype, on_progress, config.quantization

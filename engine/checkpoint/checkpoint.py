@@ -14,22 +14,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.checkpoint.fields import Fields, read_json_object
+from engine.checkpoint.fused import split_fused
 from engine.checkpoint.generation_config import (
     GenerationConfig,
     gguf_generation,
     huggingface_generation,
 )
 from engine.checkpoint.gguf_config import (
-    ROPE_FACTORS,
     gguf_architecture,
     gguf_config,
     huggingface_name,
 )
 from engine.checkpoint.gguf_parts import first_part, read_gguf_parts
+from engine.checkpoint.gguf_rope import ROPE_TENSORS
 from engine.checkpoint.huggingface_config import huggingface_config
 from engine.checkpoint.model_config import ModelConfig
 from engine.checkpoint.safetensors_file import INDEX_FILE, SINGLE_FILE, read_safetensors_folder
-from engine.checkpoint.tensor_data import BLOCK_LAYOUTS, TensorData, to_half_rotated
+from engine.checkpoint.tensor_data import BLOCK_LAYOUTS, TensorData, to_half_rotated, to_wide_rotary
 from engine.checkpoint.tensor_shapes import LM_HEAD, check_tensors, tensor_shapes
 from engine.checkpoint.tokenizer_data import TokenizerData, gguf_tokenizer, huggingface_tokenizer
 from engine.errors import CheckpointError
@@ -50,20 +51,20 @@ class Checkpoint:
         config: ModelConfig,
         tokenizer: TokenizerData,
         tensors: Mapping[str, TensorData],
-        interleaved: Mapping[str, int] | None = None,
         *,
+        is_interleaved: bool = False,
         family: str = "",
         generation: GenerationConfig | None = None,
     ) -> None:
-        """`interleaved`: weights stored in interleaved rotary order, and their number of heads.
-        `family`: what the file calls the kind of model it is."""
+        """`is_interleaved`: queries and keys are stored in interleaved rotary order. `family`: what
+        the file calls the kind of model it is."""
         self.path = path
         self.config = config
         self.tokenizer = tokenizer
         self.family = family or config.architecture
         self.generation = generation or GenerationConfig()
         self._tensors = tensors
-        self._interleaved = interleaved or {}
+        self._is_interleaved = is_interleaved
 
     @property
     def name(self) -> str:
@@ -109,8 +110,19 @@ class Checkpoint:
         tensor = self._tensors.get(name)
         if tensor is None:
             raise CheckpointError(f"{self.path}: there is no weight {name}")
-        num_heads = self._interleaved.get(name)
-        return tensor if num_heads is None else to_half_rotated(tensor, num_heads)
+        num_heads = self._num_rotary_heads(name)
+        if num_heads is None:
+            return tensor
+        if self._is_interleaved:
+            tensor = to_half_rotated(tensor, num_heads)
+        rotary_dim = self.config.rotary_dim
+        return tensor if rotary_dim is None else to_wide_rotary(tensor, num_heads, rotary_dim)
+
+    def _num_rotary_heads(self, name: str) -> int | None:
+        """How many heads a projection has whose rows turn; None for other weights."""
+        if name.endswith(".q_proj.weight"):
+            return self.config.num_heads
+        return self.config.num_kv_heads if name.endswith(".k_proj.weight") else None
 
 
 def open_checkpoint(path: Path, *, require_weights: bool = True) -> Checkpoint:
@@ -137,21 +149,20 @@ def _open_gguf(path: Path) -> Checkpoint:
     architecture = gguf_architecture(file.metadata)
     config = gguf_config(file.metadata, architecture, file.tensors)
     tokenizer = gguf_tokenizer(file.metadata, config.vocab_size)
-    tensors = {huggingface_name(name): tensor for name, tensor in file.tensors.items()}
-    tensors.pop(ROPE_FACTORS, None)  # has become a part of the config
-    interleaved = {}
-    if architecture.has_interleaved_rotary:
-        for layer in range(config.num_layers):
-            prefix = f"model.layers.{layer}.self_attn"
-            interleaved[f"{prefix}.q_proj.weight"] = config.num_heads
-            interleaved[f"{prefix}.k_proj.weight"] = config.num_kv_heads
+    tensors = {
+        huggingface_name(name, is_fused=architecture.is_fused): tensor
+        for name, tensor in file.tensors.items()
+        if name not in ROPE_TENSORS  # they have become a part of the config
+    }
+    if architecture.is_fused:
+        tensors = split_fused(tensors, config, str(path))
     check_tensors(config, tensors, str(path))
     return Checkpoint(
         path,
         config,
         tokenizer,
         tensors,
-        interleaved,
+        is_interleaved=architecture.has_interleaved_rotary,
         family=architecture.gguf_name,
         generation=gguf_generation(file.metadata),
     )
@@ -171,6 +182,7 @@ def _open_huggingface(folder: Path, require_weights: bool) -> Checkpoint:
     if LM_HEAD not in tensors and "tie_word_embeddings" not in fields:
         config = replace(config, tie_word_embeddings=True)
     tensors = {name: tensors[name] for name in tensors if not _is_ignored(name, config)}
+    tensors = split_fused(tensors, config, str(folder))
     check_tensors(config, tensors, str(folder))
     return Checkpoint(folder, config, tokenizer, tensors, family=family, generation=generation)
 

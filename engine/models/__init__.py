@@ -20,7 +20,7 @@ from engine.kernels.base import Kernels
 from engine.kv_cache import KVCache
 from engine.models.layers import WeightGroup
 
-_MODELS = {"llama": "engine.models.llama:Llama"}
+_MODELS = {"llama": "engine.models.llama:Llama", "olmo2": "engine.models.olmo2:Olmo2"}
 
 
 class Model(Protocol):

@@ -9,9 +9,11 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 
 from engine.checkpoint import open_checkpoint, tensor_shapes
@@ -25,12 +27,15 @@ SIZES = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
 }
+TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 CONFIGS = {
     "llama": LlamaConfig(**SIZES, attention_bias=False),
     "llama tied": LlamaConfig(**SIZES, tie_word_embeddings=True),
     "mistral": MistralConfig(**SIZES, sliding_window=None, head_dim=32),
     "qwen2": Qwen2Config(**SIZES),
     "qwen3": Qwen3Config(**SIZES, head_dim=32, tie_word_embeddings=True),
+    "smollm3": SmolLM3Config(**SIZES, **TOKENS, tie_word_embeddings=True),
+    "olmo2": Olmo2Config(**SIZES, **TOKENS),
 }
 
 
