@@ -19,6 +19,7 @@ from server.services import Services
 from server.settings import Settings
 from server.tokenizer import Tokenizer
 from server.version import server_version
+from server.wire.chat import ApplyTemplateRequest
 from server.wire.engines import EngineCompletionRequest
 from server.wire.errors import ApiError, answer_error
 from server.wire.schemas import CompletionRequest
@@ -56,7 +57,13 @@ def create_app(
     return app
 
 
-_BODIES = (CompletionRequest, EngineCompletionRequest, TokenizeRequest, DetokenizeRequest)
+_BODIES = (
+    CompletionRequest,
+    EngineCompletionRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+    ApplyTemplateRequest,
+)
 
 
 class _Application(FastAPI):

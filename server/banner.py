@@ -56,8 +56,8 @@ class StartupProgress:
         self._progress.update(self._tasks[phase], completed=fraction)
 
 
-def banner(model: str, info: EngineInfo, url: str, *, needs_key: bool) -> str:
-    """The summary: what runs, how, where, and a command to try it."""
+def banner(model: str, origin: str, info: EngineInfo, url: str, *, needs_key: bool) -> str:
+    """The summary: what runs and where it came from, how, where, and a command to try it."""
     num_tokens = info.num_blocks * info.block_size
     key = ' -H "Authorization: Bearer $OCTAVO_API_KEY"' if needs_key else ""
     body = json.dumps({"model": model, "prompt": "The sea is", "max_tokens": 32})
@@ -67,6 +67,7 @@ def banner(model: str, info: EngineInfo, url: str, *, needs_key: bool) -> str:
             f"  Octavo serves {model}",
             f"  model     {info.architecture}, {info.num_parameters / 1e6:,.0f} M parameters, "
             f"context {info.max_model_len:,} tokens",
+            f"  from      {origin}",
             f"  running   {info.device}, {info.dtype}, {info.kernels} kernels, "
             f"loaded in {info.load_seconds:.1f} s",
             f"  KV cache  {info.num_blocks:,} pages of {info.block_size} tokens "

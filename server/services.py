@@ -12,6 +12,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from engine import Engine
+from server.chat.template import ChatTemplates
 from server.observe.watch import Watch
 from server.request_queue import RequestQueue
 from server.settings import Settings
@@ -30,6 +31,7 @@ class Services:
     queue: RequestQueue
     watch: Watch
     workers: TextWorkers = field(default_factory=TextWorkers)
+    chat_templates: ChatTemplates = field(default_factory=ChatTemplates)
     created: int = field(default_factory=lambda: int(time.time()))
 
     @cached_property
