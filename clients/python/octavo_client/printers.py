@@ -48,7 +48,7 @@ class TextPrinter:
             text = printable(choice.text) if self._is_terminal else choice.text
             if text:  # noted first: an interrupt may come right after the write
                 self._ends_line = text.endswith("\n")
-            click.echo(text, nl=False)
+            click.echo(text, nl=False, color=True)  # or click drops what looks like a colour
             if len(part.choices) > 1:
                 self.finish()
 

@@ -111,14 +111,15 @@ class Session:
         finally:
             writer.finish()
             turn.answer = answer.text or None
+        if not answer.text and not is_stopped:
+            turn.answer = ""
+            click.echo()
         if is_stopped:
             self.tell("(stopped)")
         elif answer.finish_reason == "length":
             self.tell("(cut: /set max_tokens allows more)")
         if self.shows_stats:
             self.tell(stopwatch.report(is_stream=True))
-        if not answer.text and not is_stopped:
-            turn.answer = ""
 
     def tell(self, line: str) -> None:
         """Something that is not the model's."""
@@ -130,11 +131,11 @@ class _Writer:
 
     def __init__(self, clean: Callable[[str], str]) -> None:
         self._clean = clean
-        self._ends_line = False
+        self._ends_line = True
 
     def write(self, text: str) -> None:
         self._ends_line = text.endswith("\n")
-        click.echo(self._clean(text), nl=False)
+        click.echo(self._clean(text), nl=False, color=True)
 
     def finish(self) -> None:
         if not self._ends_line:
