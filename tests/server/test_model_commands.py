@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -64,6 +65,14 @@ def test_pull_from_the_hub_then_list_it(tmp_path: Path) -> None:
     assert row.split() == [f"{REPO}:tiny.gguf", "0", "MB", "GGUF", str(path)]
     assert rest == [f"{BUILTIN_MODEL} is built in but not here yet: `octavo pull` fetches it."]
 
+    as_json = octavo("models", "--json", home=tmp_path)
+    assert json.loads(as_json.stdout) == {
+        "name": f"{REPO}:tiny.gguf",
+        "num_bytes": len(gguf),
+        "format": "GGUF",
+        "path": str(path),
+    }
+
     for run in (pulled, listed):
         imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
         assert "click" in imported
@@ -87,6 +96,10 @@ def test_pull_is_content_with_what_is_there(builtin_model: Path, tmp_path: Path)
     result = CliRunner().invoke(pull, options)
     assert (result.exit_code, result.stdout) == (0, f"{builtin_model}\n")
     assert not (tmp_path / "cache").exists()
+    as_json = CliRunner().invoke(pull, [*options, "--json"])
+    facts = json.loads(as_json.stdout)
+    assert (facts["name"], facts["path"]) == (BUILTIN_MODEL, str(builtin_model))
+    assert 130e6 < facts["parameters"] < 140e6
 
 
 def test_the_built_in_model_is_listed(
