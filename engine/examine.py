@@ -98,7 +98,8 @@ def examine_engine(
     except subprocess.TimeoutExpired:
         return EngineProspect(error=f"torch did not answer in {seconds:g} s")
     for line in run.stdout.splitlines():
-        found |= json.loads(line)
+        if line.startswith("{"):  # a library may print whatever it likes
+            found |= json.loads(line)
     if run.returncode != 0:
         words = run.stderr.strip().splitlines()[-1:] or [f"it ended with {run.returncode}"]
         found["error"] = words[0]
@@ -114,11 +115,12 @@ def _processor_name() -> str:
 
 
 def _nvidia_gpus() -> tuple[str, ...]:
-    found = []
-    for path in sorted(_NVIDIA.glob("*/information")):
-        match = re.search(r"^Model:\s*(.+)$", path.read_text(errors="replace"), re.MULTILINE)
-        found.append(match[1].strip() if match else "NVIDIA GPU")
-    return tuple(found)
+    try:
+        texts = [path.read_text() for path in sorted(_NVIDIA.glob("*/information"))]
+    except OSError:
+        return ()
+    found = [re.search(r"^Model:\s*(.+)$", text, re.MULTILINE) for text in texts]
+    return tuple(match[1].strip() if match else "NVIDIA GPU" for match in found)
 
 
 def _huge_pages() -> str | None:

@@ -119,14 +119,13 @@ def _examine_model(settings: Settings) -> ModelFacts:
 
 def _examine_disk(folder: Path) -> Disk:
     """Of the cache, or of the folder that it would be made in."""
-    existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), None)
-    if existing is None:
-        return Disk(str(folder), None, False)
+    folders = (folder, *folder.absolute().parents)
+    existing = next(path for path in folders if os.path.exists(path))  # "/" does
     try:
         free = shutil.disk_usage(existing).free
     except OSError:
         return Disk(str(folder), None, False)
-    return Disk(str(folder), free, os.access(existing, os.W_OK))
+    return Disk(str(folder), free, os.path.isdir(existing) and os.access(existing, os.W_OK))
 
 
 def _json(

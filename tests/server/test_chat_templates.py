@@ -18,6 +18,7 @@ from live_app import MODEL, live_app
 from msgspec import structs
 
 from engine import open_checkpoint
+from server.chat import template as template_module
 from server.chat.template import ChatTemplates
 from server.settings import Settings
 from server.tokenizer import Tokenizer, load_tokenizer
@@ -248,3 +249,26 @@ async def test_it_is_described() -> None:
     schema = description["components"]["schemas"][reference.rpartition("/")[2]]
     assert schema["additionalProperties"] is False
     assert json.dumps(schema["properties"]["messages"])
+
+
+async def test_its_process_has_nothing_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No secrets in its environment, and files are not written: with a sandbox that is none."""
+    own = Path(template_module.__file__).with_name("render.py").read_text()
+    file = tmp_path / "written"
+    prying = f"import os\nfile = lambda: open({str(file)!r}, 'w').write('x')\n"
+    hole = "environment.globals.update(names=lambda: sorted(os.environ), write=file)\n    return"
+    render = tmp_path / "render.py"
+    head, tail = own.split("\n\n\n", 1)
+    head += f"\n{prying}"
+    render.write_text(f"{head}\n\n\n{tail.replace('return environment', f'{hole} environment')}")
+    monkeypatch.setattr(template_module, "_RENDER", render)
+    monkeypatch.setenv("OCTAVO_API_KEY", "secret")
+    body = ApplyTemplateRequest.model_validate({"messages": HELLO})
+    answer = await ChatTemplates().apply(body, tokenizer_with("{{ names() | join(' ') }}"))
+    assert "PYTHONPATH" in str(answer["prompt"])
+    assert "OCTAVO_API_KEY" not in str(answer["prompt"])
+    answer = await ChatTemplates().apply(body, tokenizer_with("{{ write() }}"))
+    assert answer["prompt"] == "1"  # a character that waits to be written, in vain
+    assert file.read_text() == ""
