@@ -12,6 +12,7 @@ import pytest
 from checkpoint_files import write_gguf
 from click.testing import CliRunner
 from hub_server import Hub, serving
+from pseudo_terminal import plain, terminal
 
 from engine import BUILTIN_MODEL
 from server.cli.models import models
@@ -31,14 +32,18 @@ def octavo(
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
-            "HF_HOME": str(home / "huggingface"),
-            "HF_ENDPOINT": endpoint,
-            "HF_HUB_DISABLE_XET": "1",
-            "OCTAVO_CACHE": str(home / "cache"),
-        },
+        env=home_environment(home, endpoint),
     )
+
+
+def home_environment(home: Path, endpoint: str) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+        "HF_HOME": str(home / "huggingface"),
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_DISABLE_XET": "1",
+        "OCTAVO_CACHE": str(home / "cache"),
+    }
 
 
 def assert_failed(run: subprocess.CompletedProcess[str], words: str) -> None:
@@ -77,6 +82,23 @@ def test_pull_from_the_hub_then_list_it(tmp_path: Path) -> None:
         imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
         assert "click" in imported
         assert "torch" not in imported
+
+
+def test_a_bar_on_a_terminal_and_lines_elsewhere(tmp_path: Path) -> None:
+    gguf = write_gguf(tmp_path / "tiny.gguf").read_bytes()
+    with serving(Hub(REPO, {"tiny.gguf": gguf})) as hub:
+        piped = octavo("pull", f"{REPO}:tiny.gguf", home=tmp_path / "a", endpoint=hub.endpoint)
+        command = [sys.executable, "-c", RUN.format("pull"), f"{REPO}:tiny.gguf"]
+        environment = {**home_environment(tmp_path / "b", hub.endpoint), "PYTHONPATH": str(ROOT)}
+        with terminal(command, environment, cwd=ROOT) as screen:
+            assert screen.wait() == 0
+    lines = [line for line in piped.stderr.splitlines() if not line.startswith("import time")]
+    assert [line for line in lines if "downloading" in line] == lines
+    assert "100%" in plain(screen.written)
+    assert "\u2501" in screen.written  # what bars are made of
+    last = plain(screen.written).strip().splitlines()[-1]
+    assert last.endswith("tiny.gguf")
+    assert (tmp_path / "b" / "huggingface").exists()
 
 
 def test_what_is_pulled_is_opened(tmp_path: Path) -> None:
