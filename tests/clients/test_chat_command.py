@@ -129,6 +129,16 @@ def test_options_are_parameters(server: FaultServer, tmp_path: Path) -> None:
     ]
 
 
+def test_an_answer_that_is_to_go_on(server: FaultServer, tmp_path: Path) -> None:
+    """Past the end of a turn too."""
+    server.answers = [applied(), applied("<p>", 2), says("x"), applied("<p>", 2), says("x")]
+    run = chat(server, tmp_path, "Hello\n/set ignore_eos on\nHello\n")
+    assert run.returncode == 0, run.stderr
+    first, second = sent(server, "/completions")
+    assert (first["stop_token_ids"], second["ignore_eos"]) == ([2], True)
+    assert "stop_token_ids" not in second
+
+
 def test_a_message_of_several_lines(server: FaultServer, tmp_path: Path) -> None:
     server.answers = [applied(), applied(), says("x"), applied(), says("x")]
     run = chat(server, tmp_path, '"""\nOne,\n  two.\n"""\n""" a "" b"""\n')

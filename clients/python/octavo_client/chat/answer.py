@@ -30,10 +30,10 @@ class Answer:
         Whatever ends this early, a KeyboardInterrupt too, closes the stream: the server stops.
         """
         body = {**parameters, "stream_options": {"include_usage": True}}
-        wanted = parameters.get("stop_token_ids", ())
-        stop_token_ids = [*(wanted if isinstance(wanted, list) else ()), *prompt.stop_token_ids]
-        if stop_token_ids:
-            body["stop_token_ids"] = list(dict.fromkeys(stop_token_ids))
+        if prompt.stop_token_ids and not parameters.get("ignore_eos"):
+            wanted = parameters.get("stop_token_ids")
+            token_ids = [*(wanted if isinstance(wanted, list) else ()), *prompt.stop_token_ids]
+            body["stop_token_ids"] = list(dict.fromkeys(token_ids))
         with client.completions.create(
             model=model, prompt=prompt.prompt, stream=True, extra_body=body
         ) as chunks:
