@@ -93,7 +93,7 @@ def terminal(
         stdout=slave,
         stderr=slave,
         cwd=cwd,
-        env={**environment, "TERM": "xterm-256color"},
+        env={"TERM": "xterm-256color", **environment},
         start_new_session=True,
         # Its own terminal, and interrupts as in a shell, whatever the tests were started with.
         preexec_fn=_take_terminal,

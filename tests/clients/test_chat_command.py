@@ -51,6 +51,7 @@ def environment(server: FaultServer, home: Path) -> dict[str, str]:
         "OCTAVO_BASE_URL": server.base_url,
         "XDG_CONFIG_HOME": str(home),
         "HOME": str(home),
+        "TERM": "xterm-256color",
     }
 
 
@@ -272,6 +273,24 @@ def test_a_conversation_at_a_terminal(server: FaultServer, tmp_path: Path) -> No
         assert screen.wait() == 0
     assert sent(server, "/completions")[1]["temperature"] == 0.25
     assert len(sent(server, "/apply-template")[2]["messages"]) == 3  # type: ignore[arg-type]
+
+
+def test_a_terminal_that_can_do_nothing(server: FaultServer, tmp_path: Path) -> None:
+    server.answers = [applied(), applied(), says("Hi."), applied(), says("Bye.")]
+    dumb = environment(server, tmp_path) | {"TERM": "dumb"}
+    with terminal(COMMAND, dumb, cwd=tmp_path) as screen:
+        screen.expect(">>> ")
+        screen.type(f"Hello{ENTER}")
+        screen.expect("^Hi.\n")
+        screen.expect(">>> ")
+        screen.type(CTRL_C)
+        screen.expect(">>> ")
+        screen.type(f"Goodbye{ENTER}")
+        screen.expect("^Bye.\n")
+        screen.expect(">>> ")
+        screen.type(CTRL_D)
+        assert screen.wait() == 0
+    assert "\x1b" not in screen.written
 
 
 def test_several_lines_at_a_terminal(server: FaultServer, tmp_path: Path) -> None:

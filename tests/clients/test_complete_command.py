@@ -36,7 +36,12 @@ MODELS = json_answer({"object": "list", "data": [{"id": "first"}, {"id": "second
 
 
 def environment(server: FaultServer) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(CLIENT), "OCTAVO_BASE_URL": server.base_url}
+    return {
+        **os.environ,
+        "PYTHONPATH": str(CLIENT),
+        "OCTAVO_BASE_URL": server.base_url,
+        "TERM": "xterm-256color",
+    }
 
 
 def complete(

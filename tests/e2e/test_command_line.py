@@ -49,6 +49,7 @@ def environment(address: str, tmp_path: Path) -> dict[str, str]:
         **ENVIRONMENT,
         "PATH": path,
         "OCTAVO_BASE_URL": address,
+        "TERM": "xterm-256color",
         "XDG_CONFIG_HOME": str(tmp_path),
     }
 

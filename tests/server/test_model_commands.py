@@ -89,7 +89,11 @@ def test_a_bar_on_a_terminal_and_lines_elsewhere(tmp_path: Path) -> None:
     with serving(Hub(REPO, {"tiny.gguf": gguf})) as hub:
         piped = octavo("pull", f"{REPO}:tiny.gguf", home=tmp_path / "a", endpoint=hub.endpoint)
         command = [sys.executable, "-c", RUN.format("pull"), f"{REPO}:tiny.gguf"]
-        environment = {**home_environment(tmp_path / "b", hub.endpoint), "PYTHONPATH": str(ROOT)}
+        environment = {
+            **home_environment(tmp_path / "b", hub.endpoint),
+            "PYTHONPATH": str(ROOT),
+            "TERM": "xterm",
+        }
         with terminal(command, environment, cwd=ROOT) as screen:
             assert screen.wait() == 0
     lines = [line for line in piped.stderr.splitlines() if not line.startswith("import time")]

@@ -12,7 +12,7 @@ from octavo_client._client import Client
 from octavo_client._config import LIMITS, ClientConfig
 from octavo_client.chat.commands import SlashCommands
 from octavo_client.chat.prompt import ChatPrompts
-from octavo_client.chat.reading import PipeReader, Reader, TerminalReader, history_file
+from octavo_client.chat.reading import PipeReader, Reader, history_file, terminal_reader
 from octavo_client.chat.session import Session
 from octavo_client.grouped_help import GroupedCommand, GroupedOption
 from octavo_client.options import first_model, server_options
@@ -82,6 +82,6 @@ def chat(
         commands = SlashCommands()
         reader: Reader = PipeReader()
         if is_interactive:
-            reader = TerminalReader(commands.words, history_file() if history else None)
+            reader = terminal_reader(commands.words, history_file() if history else None)
             session.tell(f"{name} at {client.base_url}")
         session.run(reader, commands)

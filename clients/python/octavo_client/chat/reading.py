@@ -53,14 +53,28 @@ class PipeReader:
         return line.removesuffix("\n")
 
 
+class DumbTerminalReader:
+    """For terminals that can do nothing but write one character after the other."""
+
+    def read(self, prompt: str) -> str:
+        return input(prompt)
+
+
+def terminal_reader(words: Sequence[str], history: Path | None) -> Reader:
+    """The best that the terminal allows. `words` are completed; without `history` none is kept."""
+    # It takes long to import, and pipes do without.
+    from prompt_toolkit.utils import is_dumb_terminal
+
+    return DumbTerminalReader() if is_dumb_terminal() else TerminalReader(words, history)
+
+
 class TerminalReader:
     """A line editor: arrows, history, completion of commands; Alt+Enter goes on in a new line.
 
-    Text that is pasted in is one message, whatever lines it has. `history` is None for none.
+    Text that is pasted in is one message, whatever lines it has.
     """
 
     def __init__(self, words: Sequence[str], history: Path | None) -> None:
-        # It takes long to import, and pipes do without.
         from prompt_toolkit import PromptSession
         from prompt_toolkit.completion import WordCompleter
         from prompt_toolkit.history import FileHistory, InMemoryHistory
