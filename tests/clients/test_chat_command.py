@@ -359,6 +359,18 @@ def test_a_conversation_that_grew_too_long(server: FaultServer, tmp_path: Path) 
     assert sent(server, "/apply-template")[3]["messages"] == [{"role": "user", "content": "Two"}]
 
 
+def test_a_message_that_got_no_answer_is_forgotten(server: FaultServer, tmp_path: Path) -> None:
+    """Two messages in a row suit no template."""
+    server.answers = [applied(), applied(), TOO_LONG, applied(), says("B.")]
+    with at_terminal(server, tmp_path) as screen:
+        screen.type(f"One{ENTER}")
+        screen.expect("Error: ")
+        screen.expect(">>> ")
+        screen.type(f"Two{ENTER}")
+        screen.expect("B.\n")
+    assert sent(server, "/apply-template")[2]["messages"] == [{"role": "user", "content": "Two"}]
+
+
 def test_the_history_is_there_the_next_time(server: FaultServer, tmp_path: Path) -> None:
     server.answers = [applied(), applied(), says("Yes."), applied(), applied(), says("Again.")]
     with at_terminal(server, tmp_path) as screen:

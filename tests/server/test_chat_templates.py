@@ -76,8 +76,8 @@ async def test_without_the_words_that_ask_for_an_answer() -> None:
 
 
 async def test_a_template_whose_turns_end_with_text() -> None:
-    response = await rendered("{% for m in messages %}{{ m.content }}\n\n{% endfor %}")
-    assert response.json() == {"prompt": "Hello\n\n", "stop_token_ids": []}
+    response = await rendered("{% for m in messages %}{{ m.content }}\n\nEND{% endfor %}")
+    assert response.json() == {"prompt": "Hello\n\nEND", "stop_token_ids": []}
 
 
 async def test_the_built_in_model(builtin_model: Path) -> None:
