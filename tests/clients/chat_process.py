@@ -59,6 +59,7 @@ def chat(
         input=piped,
         capture_output=True,
         encoding="utf-8",
+        errors="surrogateescape",
         timeout=60,
     )
 

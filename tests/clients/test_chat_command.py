@@ -175,6 +175,13 @@ def test_a_model_that_is_not_there(server: FaultServer, tmp_path: Path) -> None:
     assert chat(server, tmp_path, "Hello\n").stderr == "Error: No model m.\n"
 
 
+def test_what_is_no_text(server: FaultServer, tmp_path: Path) -> None:
+    server.answers = [applied()]
+    run = chat(server, tmp_path, "Gr\udcfc\u00dfe\n")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "not UTF-8" in run.stderr
+
+
 def test_no_server(tmp_path: Path, server: FaultServer) -> None:
     run = chat(server, tmp_path, "Hello\n", "--url", "http://127.0.0.1:9/v1")
     assert run.returncode == 1

@@ -9,11 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from octavo_client.grouped_help import GroupedOption
+
+if TYPE_CHECKING:
+    AnyType = click.ParamType[Any]
+else:
+    AnyType = click.ParamType  # before click 8.5 it is not generic
 
 LENGTH = "Length and end"
 SAMPLING = "Sampling"
@@ -22,7 +27,7 @@ PROMPT = "Prompt"
 TOKENS = "Tokens and scheduling"
 
 
-class TokenBias(click.ParamType):
+class TokenBias(AnyType):
     """`ID=BIAS`, as a pair."""
 
     name = "ID=BIAS"
@@ -41,7 +46,7 @@ class TokenBias(click.ParamType):
         self.fail(f"{value!r} is not a token id, = and a number, such as 1234=-100", param, ctx)
 
 
-class JsonParameter(click.ParamType):
+class JsonParameter(AnyType):
     """`NAME=VALUE` with a JSON value, as a pair; what is no JSON is a string."""
 
     name = "NAME=VALUE"
@@ -60,7 +65,7 @@ class JsonParameter(click.ParamType):
             return name, text
 
 
-class EarlyStopping(click.ParamType):
+class EarlyStopping(AnyType):
     """`true`, `false` or `never`."""
 
     name = "true|false|never"
@@ -80,7 +85,7 @@ class Parameter:
     where it is not the API's own."""
 
     name: str
-    type: click.ParamType | type
+    type: AnyType | type
     group: str
     help: str = ""
     metavar: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -40,17 +41,14 @@ def read_message(reader: Reader) -> str:
 class PipeReader:
     """Lines of standard input, in UTF-8."""
 
-    def __init__(self) -> None:
-        self._stdin = click.get_text_stream("stdin", encoding="utf-8", errors="strict")
-
     def read(self, prompt: str) -> str:
-        try:
-            line = self._stdin.readline()
-        except UnicodeDecodeError as error:
-            raise click.UsageError(f"what is piped in is not UTF-8: {error}") from error
+        line = sys.stdin.buffer.readline()
         if not line:
             raise EOFError
-        return line.removesuffix("\n")
+        try:
+            return line.decode().removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise click.UsageError(f"what is piped in is not UTF-8: {error}") from error
 
 
 class DumbTerminalReader:
