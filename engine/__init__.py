@@ -19,6 +19,7 @@ from engine.checkpoint import (
 from engine.client import Engine, EngineClient, OutputStream
 from engine.config import EngineConfig
 from engine.errors import CheckpointError, EngineDeadError, EngineStartError, OctavoError
+from engine.examine import EngineProspect, Machine, examine_engine, examine_machine
 from engine.messages import EngineInfo
 from engine.request import (
     BeamSearch,
@@ -45,10 +46,12 @@ __all__ = [
     "EngineConfig",
     "EngineDeadError",
     "EngineInfo",
+    "EngineProspect",
     "EngineStartError",
     "EngineStats",
     "Failure",
     "FinishReason",
+    "Machine",
     "ModelConfig",
     "OctavoError",
     "OutputStream",
@@ -59,6 +62,8 @@ __all__ = [
     "beam_search_blocks",
     "cached_models",
     "default_cache_dir",
+    "examine_engine",
+    "examine_machine",
     "open_checkpoint",
     "resolve_model",
 ]

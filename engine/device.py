@@ -4,10 +4,8 @@ values into a new object and the scheduler's limits; changes no global state.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -15,6 +13,7 @@ from engine.checkpoint.model_config import ModelConfig
 from engine.config import EngineConfig, SchedulerConfig
 from engine.errors import EngineStartError
 from engine.kv_cache import block_bytes
+from engine.limits import available_cpus, available_memory
 from engine.processor import cpu_flags
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,8 +27,6 @@ PAGE_MULTIPLE = 16
 _CPU_STEP_SECONDS = 0.06
 
 _CPU_KV_SHARE, _CPU_KV_LIMIT = 0.25, 4 << 30
-
-_CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,76 +139,6 @@ def _max_model_len(config: EngineConfig, model: ModelConfig, num_slots: int) -> 
             f"{min(num_slots, model.max_model_len)} fit; lower it or raise the KV cache memory"
         )
     return wanted
-
-
-def available_cpus() -> int:
-    """CPUs this process may use: its affinity, and the cgroup's quota rounded down."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quotas = [_cpu_quota(folder) for folder in _cgroup_folders("cpu")]
-    return max(1, int(min([float(cpus or 1), *quotas])))
-
-
-def available_memory() -> int:
-    """Bytes of main memory that this process can still take: the system's, and the cgroup's."""
-    limits = [_system_memory()]
-    for folder in _cgroup_folders("memory"):
-        limit = _read_int(folder / "memory.max") or _read_int(folder / "memory.limit_in_bytes")
-        used = _read_int(folder / "memory.current") or _read_int(folder / "memory.usage_in_bytes")
-        if limit is not None and used is not None:
-            # File pages that nobody uses count as used, but are given back on demand.
-            limits.append(max(0, limit - used + _inactive_file(folder)))
-    return min(limits)
-
-
-def _cgroup_folders(controller: str) -> list[Path]:
-    """The cgroup of this process and its parents, for version 2 and version 1."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    folders: list[Path] = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        root = _CGROUP_ROOT / controller if controllers else _CGROUP_ROOT
-        own = root / path.lstrip("/")
-        folders += [own, *(parent for parent in own.parents if parent.is_relative_to(root))]
-    return folders
-
-
-def _cpu_quota(folder: Path) -> float:
-    try:
-        quota, period = (folder / "cpu.max").read_text().split()  # version 2
-    except (OSError, ValueError):
-        quota = str(_read_int(folder / "cpu.cfs_quota_us") or "max")
-        period = str(_read_int(folder / "cpu.cfs_period_us") or 1)
-    return float("inf") if quota in ("max", "-1") else int(quota) / int(period)
-
-
-def _system_memory() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-def _inactive_file(folder: Path) -> int:
-    try:
-        lines = (folder / "memory.stat").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
-
-
-def _read_int(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # not there, or "max"
-        return None
 
 
 def _mebibytes(num_bytes: int) -> str:

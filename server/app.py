@@ -22,6 +22,7 @@ from server.services import Services
 from server.settings import Settings
 from server.tokenizer import Tokenizer
 from server.version import server_version
+from server.wire.chat import ApplyTemplateRequest
 from server.wire.engines import EngineCompletionRequest
 from server.wire.errors import ApiError, answer_error
 from server.wire.limits import MAX_BODY_BYTES, MAX_LARGE_BODIES
@@ -67,7 +68,13 @@ def create_app(
     return app
 
 
-_BODIES = (CompletionRequest, EngineCompletionRequest, TokenizeRequest, DetokenizeRequest)
+_BODIES = (
+    CompletionRequest,
+    EngineCompletionRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+    ApplyTemplateRequest,
+)
 
 
 class _Application(FastAPI):

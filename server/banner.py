@@ -12,7 +12,14 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from engine import EngineInfo
 
@@ -26,6 +33,7 @@ class StartupProgress:
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
+            TimeRemainingColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -58,9 +66,16 @@ class StartupProgress:
 
 
 def banner(
-    model: str, info: EngineInfo, url: str, *, needs_key: bool, notes: Sequence[str] = ()
+    model: str,
+    origin: str,
+    info: EngineInfo,
+    url: str,
+    *,
+    needs_key: bool,
+    notes: Sequence[str] = (),
 ) -> str:
-    """The summary: what runs, how, where, and a command to try it. `notes`: lines on the model."""
+    """The summary: what runs and where it came from, how, where, and a command to try it. `notes`:
+    lines on the model."""
     num_tokens = info.num_blocks * info.block_size
     key = ' -H "Authorization: Bearer $OCTAVO_API_KEY"' if needs_key else ""
     body = json.dumps({"model": model, "prompt": "The sea is", "max_tokens": 32})
@@ -70,6 +85,7 @@ def banner(
             f"  Octavo serves {model}",
             f"  model     {info.architecture}, {info.num_parameters / 1e6:,.0f} M parameters, "
             f"context {info.max_model_len:,} tokens",
+            f"  from      {origin}",
             *(f"  {note}" for note in notes),
             f"  running   {info.device}, {info.dtype}, {info.kernels} kernels, "
             f"loaded in {info.load_seconds:.1f} s",

@@ -12,6 +12,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from engine import Engine
+from server.chat.template import ChatTemplates
 from server.model_facts import ModelFacts
 from server.observe.watch import Watch
 from server.request_queue import RequestQueue
@@ -33,6 +34,7 @@ class Services:
     watch: Watch
     workers: TextWorkers = field(default_factory=TextWorkers)
     facts: ModelFacts | None = None
+    chat_templates: ChatTemplates = field(default_factory=ChatTemplates)
     created: int = field(default_factory=lambda: int(time.time()))
 
     @cached_property

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, ByteSize, Field, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -243,12 +244,39 @@ def load_settings(options: dict[str, Any], config: Path | None = None) -> Settin
     Raises pydantic's ValidationError, OSError or tomllib.TOMLDecodeError for what the user gave,
     CheckpointError when there is no place for a cache.
     """
-    if config is None and "OCTAVO_CONFIG" in os.environ:
-        config = Path(os.environ["OCTAVO_CONFIG"])
+    config = config or _config_in_environment()
     if config is not None:
         config.open("rb").close()  # pydantic-settings would pass over a missing file
 
+    return _with_file(config)(**options)
+
+
+def load_origins(options: dict[str, Any], config: Path | None = None) -> dict[str, str]:
+    """Where the value of each setting comes from: "option", "environment", "file" or "default".
+
+    For what `load_settings` has accepted.
+    """
+    cls = _with_file(config or _config_in_environment())
+    found = {
+        "file": TomlConfigSettingsSource(cls)(),
+        "environment": EnvSettingsSource(cls)(),
+        "option": options,
+    }
+    origins = dict.fromkeys(cls.model_fields, "default")
+    for origin, values in found.items():
+        names = {name.lower().removeprefix("octavo_") for name in values}
+        origins |= dict.fromkeys(names & origins.keys(), origin)
+        if "cache" in names:  # the variable's name
+            origins["cache_dir"] = origin
+    return origins
+
+
+def _config_in_environment() -> Path | None:
+    return Path(os.environ["OCTAVO_CONFIG"]) if "OCTAVO_CONFIG" in os.environ else None
+
+
+def _with_file(config: Path | None) -> type[Settings]:
     class FileSettings(Settings):
         model_config = SettingsConfigDict(toml_file=config)
 
-    return FileSettings(**options)
+    return FileSettings

@@ -42,7 +42,16 @@ LAYERS = {
     "octavo_client": layer(others="httpx pydantic typing_extensions"),
     "octavo_client.cli": layer("octavo_client", "click rich"),
     "octavo_client.options": layer("octavo_client", "click"),
+    "octavo_client.grouped_help": layer(others="click"),
+    "octavo_client.parameters": layer("octavo_client.grouped_help", "click"),
+    "octavo_client.screen": layer(),
+    "octavo_client.printers": layer("octavo_client", "click rich"),
+    "octavo_client.probabilities": layer("octavo_client._types octavo_client.screen", "rich"),
     "octavo_client.complete": layer("octavo_client", "click"),
+    "octavo_client.completion": layer(others="click"),
+    "octavo_client.chat": layer("octavo_client", "click httpx pydantic"),
+    "octavo_client.chat.conversation": layer(),
+    "octavo_client.chat.reading": layer(others="click prompt_toolkit"),
     "octavo_client.bench": layer("octavo_client", "httpx"),
     "octavo_client.bench.report": layer("octavo_client", "rich"),
     "octavo_client.bench.command": layer("octavo_client", "click rich"),
@@ -50,6 +59,8 @@ LAYERS = {
     # The server sees the engine's facade and nothing behind it.
     "server": layer("engine.", f"{WEB} tiktoken tokenizers"),
     "server.tokenizer.sentencepiece_model": layer("engine. server.tokenizer", "sentencepiece"),
+    # Run as a process of its own, on what strangers wrote.
+    "server.chat.render": layer(others="jinja2"),
     # The bottom: plain data.
     "engine.errors": layer(),
     "engine.config": layer(),
@@ -82,7 +93,11 @@ LAYERS = {
     # Files on disk, without torch.
     "engine.checkpoint": layer("engine.errors", "numpy huggingface_hub"),
     # The seam. The parent's side never imports what the child needs.
-    "engine": layer(f"{CONTRACTS} engine.stats engine.messages engine.client engine.checkpoint."),
+    "engine": layer(
+        f"{CONTRACTS} engine.stats engine.messages engine.client engine.checkpoint. engine.examine"
+    ),
+    "engine.limits": layer(),
+    "engine.examine": layer("engine.config engine.limits engine.processor"),
     "engine.channel": layer("engine.errors engine.messages", "msgspec"),
     "engine.watchdog": layer(),
     "engine.supervisor": layer(f"{CONTRACTS} engine.messages engine.channel engine.watchdog"),
@@ -110,8 +125,9 @@ LAYERS = {
     "engine.processor": layer(),
     "engine.kv_cache": layer("engine.memory engine.checkpoint", TENSORS),
     "engine.device": layer(
-        f"{CONTRACTS} engine.processor engine.kv_cache engine.checkpoint", TENSORS
+        f"{CONTRACTS} engine.limits engine.processor engine.kv_cache engine.checkpoint", TENSORS
     ),
+    "engine.torch_probe": layer("engine.config engine.device engine.kernels", TENSORS),
     "engine.kernels": layer(
         "engine.attention engine.memory engine.processor "
         "engine.checkpoint.cache engine.checkpoint.grouped",
@@ -141,6 +157,8 @@ LAYERS = {
 # starts, what sends traces where traces are wanted, and sentencepiece where a model needs it.
 LATE_IMPORTS = (
     "octavo_client.",
+    "octavo_client.printers",
+    "octavo_client.chat.reading",
     "engine.process",
     "engine.kernels.",
     "engine.models.",

@@ -5,7 +5,9 @@ Opens each to read its header. Uses no network and changes nothing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from engine import (
     cached_models,
     open_checkpoint,
 )
-from server.cli.options import fail, read_settings, setting_options
+from server.cli.options import fail, in_words, read_settings, setting_options
 from server.model_facts import ModelFacts, model_facts
 
 EXIT_FAILED = 1
@@ -27,15 +29,21 @@ EXIT_FAILED = 1
 
 @click.command()
 @setting_options(["cache_dir", "model_dirs"])
-def models(config: Path | None, **options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def models(config: Path | None, as_json: bool, **options: Any) -> None:
     """List the models that lie here: name, size, context, family, type of weights, format, path."""
     try:
         settings = read_settings(options, config)
         found = cached_models(settings.cache_dir, extra_dirs=settings.model_dirs)
     except OctavoError as exc:
         fail(exc, EXIT_FAILED)
+    facts = [_facts(model) for model in found]
+    if as_json:
+        for model, known in zip(found, facts, strict=True):
+            of_header = asdict(known) if isinstance(known, ModelFacts) else {"problem": str(known)}
+            click.echo(json.dumps(of_header | asdict(model), default=str))
+        return
     if found:
-        facts = [_facts(model) for model in found]
         click.echo(_table(found, facts))
         for model, problem in zip(found, facts, strict=True):
             if isinstance(problem, CheckpointError):
@@ -61,7 +69,7 @@ def _table(found: Sequence[CachedModel], facts: Sequence[ModelFacts | Checkpoint
         of_header = ("-", "-", "-")
         if isinstance(known, ModelFacts):
             of_header = (f"{known.context_length:,}", known.family, known.quantization or "-")
-        size = _in_words(model.num_bytes)
+        size = in_words(model.num_bytes)
         rows.append((model.name, size, *of_header, model.format, str(model.path)))
     *widths, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     return "\n".join(
@@ -69,7 +77,3 @@ def _table(found: Sequence[CachedModel], facts: Sequence[ModelFacts | Checkpoint
         f"{kind:<{widths[4]}}  {form:<{widths[5]}}  {path}"
         for name, size, context, family, kind, form, path in rows
     )
-
-
-def _in_words(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"

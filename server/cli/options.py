@@ -16,7 +16,7 @@ from pydantic import ByteSize, SecretStr, ValidationError
 from pydantic_core import PydanticUndefined
 
 from engine import OctavoError
-from server.settings import Settings, load_settings
+from server.settings import Settings, load_origins, load_settings
 
 _VARIABLES = {"cache_dir": "OCTAVO_CACHE"}
 _METAVARS = {
@@ -61,6 +61,25 @@ def read_settings(options: dict[str, Any], config: Path | None) -> Settings:
         raise click.UsageError(f"{name}: {error['msg']}") from None
     except (OSError, tomllib.TOMLDecodeError) as exc:
         raise click.UsageError(f"the configuration file: {exc}") from None
+
+
+def read_origins(options: dict[str, Any], config: Path | None) -> dict[str, str]:
+    """Who said what a setting is; for what `read_settings` has taken."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return load_origins(given, config)
+
+
+def shown_path(path: Path) -> str:
+    """A path as people write it."""
+    try:
+        return f"~/{path.relative_to(Path.home())}"
+    except (ValueError, RuntimeError):  # elsewhere, or nobody's home
+        return str(path)
+
+
+def in_words(num_bytes: int) -> str:
+    """A size as people write it."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
 
 
 def fail(error: OctavoError, exit_code: int) -> NoReturn:

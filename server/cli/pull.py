@@ -5,6 +5,7 @@ Knows no more of models than their name and whether their files can be read.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ EXIT_FAILED = 1
 @click.command()
 @click.argument("model", required=False)
 @setting_options(["cache_dir", "model_dirs"])
-def pull(config: Path | None, **options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of the path.")
+def pull(config: Path | None, as_json: bool, **options: Any) -> None:
     """Download MODEL, the built-in model or a hub id, and print where it lies.
 
     The built-in model goes to the cache folder; models of the Hugging Face hub go to the cache that
@@ -37,7 +39,12 @@ def pull(config: Path | None, **options: Any) -> None:
                 on_progress=progress.update,
                 extra_dirs=settings.model_dirs,
             )
-        open_checkpoint(path)  # better now than where there is no network to get another one
+        # Opened now: better than to hear where there is no network that it cannot be served.
+        checkpoint = open_checkpoint(path)
     except OctavoError as exc:
         fail(exc, EXIT_FAILED)
-    click.echo(path)
+    if as_json:
+        facts = {"name": settings.model, "path": str(path), "parameters": checkpoint.num_parameters}
+        click.echo(json.dumps(facts))
+    else:
+        click.echo(path)

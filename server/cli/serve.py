@@ -19,10 +19,26 @@ from typing import Any
 import click
 from rich.console import Console
 
-from engine import EngineClient, EngineDeadError, OctavoError, open_checkpoint, resolve_model
+from engine import (
+    BUILTIN_MODEL,
+    EngineClient,
+    EngineDeadError,
+    OctavoError,
+    open_checkpoint,
+    resolve_model,
+)
 from server.api_keys import load_api_keys
 from server.banner import StartupProgress, banner
-from server.cli.options import ALL_SETTINGS, fail, read_settings, setting_options
+from server.cli.groups import GroupedCommand
+from server.cli.options import (
+    ALL_SETTINGS,
+    fail,
+    read_origins,
+    read_settings,
+    setting_options,
+    shown_path,
+)
+from server.cli.print_config import config_text
 from server.hosts import allowed_hosts
 from server.listen import bind, is_loopback, socket_url
 from server.logs import logging_to
@@ -44,13 +60,21 @@ EXIT_TERMINATED = 143  # by SIGTERM before there was anything to finish
 logger = logging.getLogger(__name__)
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("model", required=False)
 @setting_options(ALL_SETTINGS)
-def serve(config: Path | None, **options: Any) -> None:
+@click.option(
+    "--print-config",
+    is_flag=True,
+    help="Print every setting and where it comes from, as a configuration file, and end.",
+)
+def serve(config: Path | None, print_config: bool, **options: Any) -> None:
     """Serve MODEL over HTTP: the built-in model, a .gguf file, a folder or a hub id."""
     try:
         settings = read_settings(options, config)
+        if print_config:
+            click.echo(config_text(settings, read_origins(options, config)))
+            return
         with (
             logging_to(settings.log_format, settings.log_level),
             _terminable(),
@@ -122,6 +146,7 @@ async def _serve(settings: Settings) -> signal.Signals | None:
                 on_ready=lambda: console.print(
                     banner(
                         names[0],
+                        _origin(settings.model, path),
                         engine.info,
                         socket_url(sock),
                         needs_key=bool(api_keys),
@@ -140,6 +165,12 @@ async def _serve(settings: Settings) -> signal.Signals | None:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
             await engine.close()
+
+
+def _origin(model: str, path: Path) -> str:
+    """Where the model came from and where it lies, for the operator alone."""
+    kind = "built in" if model == BUILTIN_MODEL else "local" if Path(model).exists() else "hub"
+    return f"{kind}, {shown_path(path)}"
 
 
 def _model_names(settings: Settings, checkpoint_name: str) -> list[str]:

@@ -2,8 +2,17 @@
 
 from fastapi import APIRouter
 
-from server.routes import completions, engines, health, metrics, models, tokenization, version
+from server.routes import (
+    chat,
+    completions,
+    engines,
+    health,
+    metrics,
+    models,
+    tokenization,
+    version,
+)
 
 router = APIRouter()
-for _part in (completions, engines, models, tokenization, health, metrics, version):
+for _part in (completions, engines, models, tokenization, chat, health, metrics, version):
     router.include_router(_part.router)

@@ -157,6 +157,8 @@ def _finding(error: ErrorDetails) -> ApiError:
         return too_long(param, context["max_length"], len(value))
     if kind == "string_too_short":
         return empty_string(param)
+    if kind == "too_short":
+        return empty_array(param)
     if kind == "too_long":
         return too_many(param, context["max_length"], context["actual_length"])
     if kind == "literal_error":

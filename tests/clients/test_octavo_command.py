@@ -81,6 +81,48 @@ def test_help_lists_commands_without_loading_them(site: Path) -> None:
     assert re.search(r"complete +Complete a prompt\.", run.stdout)
 
 
+def test_help_has_groups(site: Path) -> None:
+    text = octavo(site, "--help").stdout
+    headings = [line for line in text.splitlines() if line.endswith(":") and line[:1] != " "]
+    assert headings == [
+        "Options:",
+        "Talk to a server:",
+        "Run a server:",
+        "This command:",
+        "Further commands:",
+    ]
+    assert text.index("Talk to") < text.index("  chat ") < text.index("Run a") < text.index("greet")
+    options = octavo(site, "complete", "--help").stdout
+    for heading in ("Server:", "Prompt:", "Length and end:", "Sampling:", "Output:", "Options:"):
+        assert f"\n{heading}\n" in options
+    assert options.count("--temperature") == 1
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion(site: Path, shell: str) -> None:
+    script = octavo(site, "completion", shell).stdout
+    assert "_OCTAVO_COMPLETE" in script
+    assert "octavo" in script
+
+
+def test_what_a_shell_is_told(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As bash asks; without loading any command before it is named."""
+    monkeypatch.setenv("_OCTAVO_COMPLETE", "bash_complete")
+
+    def told(*words: str) -> set[str]:
+        monkeypatch.setenv("COMP_WORDS", " ".join(["octavo", *words]))
+        monkeypatch.setenv("COMP_CWORD", str(len(words)))
+        run = octavo(site)
+        assert ("loaded" in run.stderr) == (words[0] == "greet")
+        return {line.partition(",")[2] for line in run.stdout.splitlines()}
+
+    assert told("com") == {"complete", "completion"}
+    assert told("gre") == {"greet"}
+    assert {"--version", "--help"} <= told("--")
+    assert told("greet", "--na") == {"--name"}
+    assert told("complete", "--top-p") == {"--top-p"}
+
+
 def test_a_command_is_loaded_when_asked_for(site: Path) -> None:
     run = octavo(site, "greet", "--name", "octavo")
     assert run.stdout == "hello octavo\n"

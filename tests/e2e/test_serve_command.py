@@ -58,6 +58,9 @@ def test_serves_until_told_to_stop(builtin_model: Path) -> None:
         )
         assert '"finish_reason"' in answer.stdout
         assert "float32" in output
+        assert re.search(r"^  from      local, .*\.gguf$", output, re.MULTILINE)
+        assert f"{url}/docs" in output
+        assert re.search(r"[\d,]+ pages of 16 tokens \([\d,]+ tokens\)", output)
         assert "smol" in output
         with httpx.stream(
             "POST",

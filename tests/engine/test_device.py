@@ -10,8 +10,9 @@ import torch
 
 from engine.checkpoint import ModelConfig
 from engine.config import EngineConfig, Quantization
-from engine.device import Target, available_cpus, available_memory, resolve_limits, resolve_target
+from engine.device import Target, resolve_limits, resolve_target
 from engine.errors import EngineStartError
+from engine.limits import available_cpus, available_memory
 
 MODEL = ModelConfig("llama", 100, 64, 128, 2, 4, 2, 16, 512, 1e-5, 1e4)
 PAGE = 2 * 2 * 16 * 2 * 16 * 4  # keys and values, heads, head_dim, layers, tokens, float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from checkpoint_files import write_gguf
 from click.testing import CliRunner
 from hub_server import Hub, serving
+from pseudo_terminal import plain, terminal
 
 from engine import BUILTIN_MODEL
 from server.cli.models import models
@@ -30,14 +32,18 @@ def octavo(
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
-            "HF_HOME": str(home / "huggingface"),
-            "HF_ENDPOINT": endpoint,
-            "HF_HUB_DISABLE_XET": "1",
-            "OCTAVO_CACHE": str(home / "cache"),
-        },
+        env=home_environment(home, endpoint),
     )
+
+
+def home_environment(home: Path, endpoint: str) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+        "HF_HOME": str(home / "huggingface"),
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_DISABLE_XET": "1",
+        "OCTAVO_CACHE": str(home / "cache"),
+    }
 
 
 def assert_failed(run: subprocess.CompletedProcess[str], words: str) -> None:
@@ -65,6 +71,20 @@ def test_pull_from_the_hub_then_list_it(tmp_path: Path) -> None:
     assert row.split() == [name, "0", "MB", "128", "llama", "F32", "GGUF", str(path)]
     assert rest == [f"{BUILTIN_MODEL} is built in but not here yet: `octavo pull` fetches it."]
 
+    as_json = octavo("models", "--json", home=tmp_path)
+    listed_model = json.loads(as_json.stdout)
+    assert listed_model.pop("num_parameters") > 0
+    assert listed_model == {
+        "name": f"{REPO}:tiny.gguf",
+        "num_bytes": len(gguf),
+        "format": "GGUF",
+        "path": str(path),
+        "family": "llama",
+        "quantization": "F32",
+        "context_length": 128,
+        "source": f"{REPO}:tiny.gguf",
+    }
+
     for run in (pulled, listed):
         imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
         assert "click" in imported
@@ -83,6 +103,29 @@ def test_what_cannot_be_served_is_listed_with_the_reason(tmp_path: Path) -> None
     _, row, reason, *_ = listed.stdout.splitlines()
     assert row.split()[3:6] == ["-", "-", "-"]
     assert reason.startswith(f"{REPO}:tiny.gguf cannot be served: {path}: the tensor ")
+    [line] = octavo("models", "--json", home=tmp_path).stdout.splitlines()
+    assert json.loads(line)["problem"].startswith(f"{path}: the tensor ")
+
+
+def test_a_bar_on_a_terminal_and_lines_elsewhere(tmp_path: Path) -> None:
+    gguf = write_gguf(tmp_path / "tiny.gguf").read_bytes()
+    with serving(Hub(REPO, {"tiny.gguf": gguf})) as hub:
+        piped = octavo("pull", f"{REPO}:tiny.gguf", home=tmp_path / "a", endpoint=hub.endpoint)
+        command = [sys.executable, "-c", RUN.format("pull"), f"{REPO}:tiny.gguf"]
+        environment = {
+            **home_environment(tmp_path / "b", hub.endpoint),
+            "PYTHONPATH": str(ROOT),
+            "TERM": "xterm",
+        }
+        with terminal(command, environment, cwd=ROOT) as screen:
+            assert screen.wait() == 0
+    lines = [line for line in piped.stderr.splitlines() if not line.startswith("import time")]
+    assert [line for line in lines if "downloading" in line] == lines
+    assert "100%" in plain(screen.written)
+    assert "\u2501" in screen.written  # what bars are made of
+    last = plain(screen.written).strip().splitlines()[-1]
+    assert last.endswith("tiny.gguf")
+    assert (tmp_path / "b" / "huggingface").exists()
 
 
 def test_what_is_pulled_is_opened(tmp_path: Path) -> None:
@@ -102,6 +145,10 @@ def test_pull_is_content_with_what_is_there(builtin_model: Path, tmp_path: Path)
     result = CliRunner().invoke(pull, options)
     assert (result.exit_code, result.stdout) == (0, f"{builtin_model}\n")
     assert not (tmp_path / "cache").exists()
+    as_json = CliRunner().invoke(pull, [*options, "--json"])
+    facts = json.loads(as_json.stdout)
+    assert (facts["name"], facts["path"]) == (BUILTIN_MODEL, str(builtin_model))
+    assert 130e6 < facts["parameters"] < 140e6
 
 
 def test_the_built_in_model_is_listed(

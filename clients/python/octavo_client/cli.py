@@ -8,11 +8,14 @@ nothing of what the commands do, but how their failures end the process.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
 
 import click
+from click.shell_completion import CompletionItem
 
 from octavo_client._errors import APIError
+from octavo_client.grouped_help import write_section
 
 ENTRY_POINT_GROUP = "octavo.commands"
 EXIT_INTERRUPTED = 130
@@ -20,17 +23,29 @@ EXIT_INTERRUPTED = 130
 # This distribution's own, found without its being installed.
 OWN_COMMANDS = {
     "bench": "octavo_client.bench.command:bench",
+    "chat": "octavo_client.chat.command:chat",
     "complete": "octavo_client.complete:complete",
+    "completion": "octavo_client.completion:completion",
 }
-# A line each, so that listing the commands does not import them.
-SUMMARIES = {
-    "bench": "Measure a server.",
-    "complete": "Complete a prompt.",
-    "models": "List the models on this machine.",
-    "pull": "Download a model.",
-    "serve": "Serve a model over HTTP.",
+# Groups of commands, with a line for each, so that listing them does not import them.
+GROUPS = {
+    "Talk to a server": {
+        "complete": "Complete a prompt.",
+        "chat": "Talk with the model.",
+        "bench": "Measure a server.",
+    },
+    "Run a server": {
+        "serve": "Serve a model over HTTP.",
+        "pull": "Download a model.",
+        "models": "List the models on this machine.",
+        "doctor": "Say what this machine has, and what would make it faster.",
+    },
+    "This command": {
+        "completion": "Print what makes a shell complete commands and options.",
+    },
 }
-SERVER_COMMANDS = {"models", "pull", "serve"}
+OTHERS = "Further commands"
+SERVER_COMMANDS = {"doctor", "models", "pull", "serve"}
 
 
 class LazyGroup(click.Group):
@@ -64,18 +79,32 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in `--help`, from names alone where a command is not loaded yet."""
-        rows = []
+        rest = dict(self._summaries(ctx))
+        for heading, summaries in GROUPS.items():
+            rows = [(name, rest.pop(name)) for name in summaries if name in rest]
+            write_section(formatter, heading, rows)
+        write_section(formatter, OTHERS, list(rest.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """As click's own, which would load every command to see whether it is hidden."""
+        own = [param for param in self.get_params(ctx) if incomplete[:1] == "-"]
+        flags = [flag for param in own for flag in param.opts if flag.startswith(incomplete)]
+        commands = [row for row in self._summaries(ctx) if row[0].startswith(incomplete)]
+        return [
+            *(CompletionItem(name, help=summary) for name, summary in commands),
+            *(CompletionItem(flag) for flag in flags),
+        ]
+
+    def _summaries(self, ctx: click.Context) -> Iterator[tuple[str, str]]:
+        """Each command's name and a line about it."""
+        known = {name: line for rows in GROUPS.values() for name, line in rows.items()}
         registered = _registered()
         for name in self.list_commands(ctx):
             if name in self.commands:
-                rows.append((name, self.commands[name].get_short_help_str(limit=80)))
+                yield name, self.commands[name].get_short_help_str(limit=80)
             else:
                 dist = registered[name].dist
-                source = f"Comes from {dist.name}." if dist else ""
-                rows.append((name, SUMMARIES.get(name, source)))
-        if rows:
-            with formatter.section("Commands"):
-                formatter.write_dl(rows)
+                yield name, known.get(name, f"Comes from {dist.name}." if dist else "")
 
 
 def _registered() -> dict[str, EntryPoint]:

@@ -1,151 +1,152 @@
 """`octavo complete`: a prompt in, its completion on standard output as it is written.
 
-Everything but the text (statistics, errors) goes to standard error.
+Everything but the text (statistics, legends, errors) goes to standard error.
 """
 
 from __future__ import annotations
 
 import sys
-import time
-from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 import click
 
 from octavo_client._client import Client
-from octavo_client._types import Completion, CompletionParams, Usage
+from octavo_client.grouped_help import GroupedCommand, GroupedOption
 from octavo_client.options import first_model, open_client, server_options
+from octavo_client.parameters import PARAMETERS, PROMPT, body_of, parameter_options
+from octavo_client.printers import JsonPrinter, Printer, ProbabilityPrinter, TextPrinter
+from octavo_client.stopwatch import Stopwatch
+
+DEFAULT_MAX_TOKENS = 128
+OUTPUT = "Output"
+# What servers cannot stream: they know it at the end only.
+_WHOLE = ("best_of", "use_beam_search", "prompt_logprobs")
 
 
-@dataclass
-class Stopwatch:
-    """When the answer began and ended, in seconds since the request; tokens as the server says."""
-
-    started: float
-    first: float | None = None
-    ended: float = 0.0
-    usage: Usage | None = None
-
-    def see(self, part: Completion) -> None:
-        """Take note of an answer or of a chunk that has just come."""
-        self.ended = time.perf_counter() - self.started
-        if part.choices and self.first is None:
-            self.first = self.ended
-        self.usage = part.usage or self.usage
-
-    def report(self, is_stream: bool) -> str:
-        parts = []
-        if is_stream and self.first is not None:
-            parts.append(f"first token after {self.first:.3f} s")
-        total = f"{self.ended:.3f} s in all"
-        if self.usage is not None:
-            num_tokens = self.usage.completion_tokens
-            parts.append(f"{self.usage.prompt_tokens} tokens in, {num_tokens} out")
-            if is_stream and self.first is not None and num_tokens > 1:
-                rate = (num_tokens - 1) / max(self.ended - self.first, 1e-9)
-                total += f", {rate:.1f} tok/s after the first"
-            else:
-                total += f", {num_tokens / max(self.ended, 1e-9):.1f} tok/s"
-        return "; ".join([*parts, total])
-
-
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("prompt", required=False)
 @server_options
-@click.option("--max-tokens", type=int, default=128, show_default=True)
-@click.option("--temperature", type=float, help="0 takes the likeliest token each time.")
-@click.option("--top-p", type=float)
-@click.option("--seed", type=int, help="The same seed gives the same text.")
-@click.option("--stop", multiple=True, metavar="TEXT", help="Ends the text; up to 16 of them.")
-@click.option("-n", "num_choices", type=int, default=1, help="Several completions, when whole.")
-@click.option("--stream/--no-stream", default=True, help="Print the text as it comes (default).")
-@click.option("--stats", is_flag=True, help="Time to the first token and tok/s, on stderr.")
-@click.option("--json", "as_json", is_flag=True, help="The server's JSON, one object a line.")
+@click.option(
+    "--file",
+    type=click.File("rb"),
+    cls=GroupedOption,
+    group=PROMPT,
+    help="Read the prompt from this file.",
+)
+@parameter_options(PARAMETERS)
+@click.option(
+    "--stream/--no-stream",
+    default=True,
+    cls=GroupedOption,
+    group=OUTPUT,
+    help="Print the text as it comes (default).",
+)
+@click.option(
+    "--logprobs",
+    is_flag=True,
+    cls=GroupedOption,
+    group=OUTPUT,
+    help="Each token by its probability: painted on a terminal, a table elsewhere.",
+)
+@click.option(
+    "--top-logprobs",
+    type=int,
+    default=3,
+    show_default=True,
+    cls=GroupedOption,
+    group=OUTPUT,
+    help="So many alternatives with each.",
+)
+@click.option(
+    "--stats",
+    is_flag=True,
+    cls=GroupedOption,
+    group=OUTPUT,
+    help="Time to the first token and tok/s, on stderr.",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    cls=GroupedOption,
+    group=OUTPUT,
+    help="The server's JSON, one object a line.",
+)
 def complete(
     prompt: str | None,
     url: str | None,
     api_key: str | None,
     model: str | None,
-    max_tokens: int,
-    temperature: float | None,
-    top_p: float | None,
-    seed: int | None,
-    stop: tuple[str, ...],
-    num_choices: int,
+    file: BinaryIO | None,
     stream: bool,
+    logprobs: bool,
+    top_logprobs: int,
     stats: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Complete PROMPT. Without it, or with -, the prompt is what is piped in, less its last
-    newline."""
-    params: CompletionParams = {
-        "model": model or "",
-        "prompt": _prompt(prompt),
-        "max_tokens": max_tokens,
-        "n": num_choices,
-    }
-    if temperature is not None:
-        params["temperature"] = temperature
-    if top_p is not None:
-        params["top_p"] = top_p
-    if seed is not None:
-        params["seed"] = seed
-    if stop:
-        params["stop"] = list(stop)
+    newline. At most 128 tokens, if --max-tokens does not say; what else is not given here is the
+    server's choice."""
+    body: dict[str, object] = {"max_tokens": DEFAULT_MAX_TOKENS, **body_of(given)}
+    text = _prompt(prompt, file)
+    if logprobs:
+        body["logprobs"] = top_logprobs
     # Choices that grow at the same time cannot be read on one screen.
-    is_stream = stream and (num_choices == 1 or as_json)
+    is_single = body.get("n", 1) == 1
+    is_stream = stream and (is_single or as_json) and not any(map(body.get, _WHOLE))
     if is_stream and stats:
-        params["stream_options"] = {"include_usage": True}
+        body["stream_options"] = {"include_usage": True}
+    printer: Printer = TextPrinter()
+    if as_json or logprobs:
+        printer = JsonPrinter() if as_json else ProbabilityPrinter()
     with open_client(url, api_key) as client:
-        params["model"] = model or first_model(client)
-        stopwatch = Stopwatch(time.perf_counter())
-        if is_stream:
-            _print_stream(client, params, stopwatch, as_json)
-        else:
-            _print_whole(client, params, stopwatch, as_json)
+        name = model or first_model(client)
+        stopwatch = Stopwatch()
+        try:
+            _run(client, name, text, body, is_stream, printer, stopwatch)
+        finally:
+            printer.finish()
     if stats:
         click.echo(stopwatch.report(is_stream), err=True)
 
 
-def _prompt(argument: str | None) -> str:
+def _run(
+    client: Client,
+    model: str,
+    prompt: str,
+    body: dict[str, object],
+    is_stream: bool,
+    printer: Printer,
+    stopwatch: Stopwatch,
+) -> None:
+    if not is_stream:
+        answer = client.completions.create(model=model, prompt=prompt, extra_body=body)
+        stopwatch.see(answer)
+        printer.add(answer)
+        return
+    with client.completions.create(
+        model=model, prompt=prompt, stream=True, extra_body=body
+    ) as chunks:
+        for chunk in chunks:
+            stopwatch.see(chunk)
+            printer.add(chunk)
+
+
+def _prompt(argument: str | None, file: BinaryIO | None) -> str:
+    if file is not None:
+        if argument is not None:
+            raise click.UsageError("give PROMPT or --file, not both")
+        return _decode(file.read())
     if argument is not None and argument != "-":
         return argument
     if argument is None and sys.stdin.isatty():
         raise click.UsageError("there is no PROMPT: give one, or pipe it in")
+    return _decode(sys.stdin.buffer.read())
+
+
+def _decode(content: bytes) -> str:
     try:
-        return sys.stdin.buffer.read().decode().removesuffix("\n")
+        return content.decode().removesuffix("\n")
     except UnicodeDecodeError as error:
         raise click.UsageError(f"the prompt is not UTF-8: {error}") from error
-
-
-def _print_stream(
-    client: Client, params: CompletionParams, stopwatch: Stopwatch, as_json: bool
-) -> None:
-    ends_line = True
-    try:
-        with client.completions.create(**params, stream=True) as chunks:
-            for chunk in chunks:
-                stopwatch.see(chunk)
-                if as_json:
-                    click.echo(chunk.model_dump_json(exclude_unset=True))
-                    continue
-                for choice in chunk.choices:
-                    if choice.text:  # noted first: an interrupt may come right after the write
-                        ends_line = choice.text.endswith("\n")
-                    click.echo(choice.text, nl=False)
-    finally:
-        if not ends_line:
-            click.echo()  # also before an error's line, which must not be glued to the text
-
-
-def _print_whole(
-    client: Client, params: CompletionParams, stopwatch: Stopwatch, as_json: bool
-) -> None:
-    answer = client.completions.create(**params)
-    stopwatch.see(answer)
-    if as_json:
-        click.echo(answer.model_dump_json(exclude_unset=True))
-        return
-    for choice in answer.choices:
-        if len(answer.choices) > 1:
-            click.echo(f"--- {choice.index + 1} of {len(answer.choices)} ---")
-        click.echo(choice.text, nl=not choice.text.endswith("\n"))

@@ -8,6 +8,9 @@ from typing import Any
 import click
 
 from octavo_client._client import Client
+from octavo_client.grouped_help import GroupedOption
+
+SERVER = "Server"
 
 
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -16,11 +19,21 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--url",
             metavar="URL",
+            cls=GroupedOption,
+            group=SERVER,
             help="The server; without a path, /v1 is added. "
             "[OCTAVO_BASE_URL; default: http://127.0.0.1:8000/v1]",
         ),
-        click.option("--api-key", metavar="KEY", help="[OCTAVO_API_KEY]"),
-        click.option("--model", metavar="NAME", help="Default: the first one the server has."),
+        click.option(
+            "--api-key", metavar="KEY", cls=GroupedOption, group=SERVER, help="[OCTAVO_API_KEY]"
+        ),
+        click.option(
+            "--model",
+            metavar="NAME",
+            cls=GroupedOption,
+            group=SERVER,
+            help="Default: the first one the server has.",
+        ),
     )
     for option in reversed(options):
         command = option(command)

@@ -64,7 +64,7 @@ def load_library(cache_dir: Path, instruction_set: str = NATIVE) -> ctypes.CDLL:
 
 def compile_ahead(folder: Path, variant: Variant) -> Path:
     """Compile a variant for this architecture into `folder`, whatever is there. The file's path."""
-    compiler, runtimes = _find_compiler(), openmp_runtimes()
+    compiler, runtimes = find_compiler(), openmp_runtimes()
     if compiler is None or not runtimes:
         raise BuildError("no C++ compiler" if runtimes else "torch's OpenMP runtime was not found")
     path = _path_ahead(folder, variant, runtimes[0])
@@ -93,7 +93,8 @@ def openmp_runtimes() -> list[str]:
     return [path for path in paths if _OPENMP.match(Path(path).name)]
 
 
-def _find_compiler() -> str | None:
+def find_compiler() -> str | None:
+    """The C++ compiler that would be used."""
     return next(filter(None, map(shutil.which, _COMPILERS)), None)
 
 
@@ -119,7 +120,7 @@ def _path_ahead(folder: Path, variant: Variant, runtime: str) -> Path:
 
 
 def _find_or_build(cache_dir: Path, instruction_set: str, runtime: str) -> Path:
-    compiler = _find_compiler()
+    compiler = find_compiler()
     if compiler is None:
         is_stale = instruction_set == NATIVE and any(COMPILED_AHEAD.glob("*.so"))
         stale = f", and none of the kernels in {COMPILED_AHEAD} is of these sources"
