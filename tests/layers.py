@@ -40,6 +40,8 @@ WEB = (
 LAYERS = {
     # The client is a distribution of its own and knows nothing of ours.
     "octavo_client": layer(others="httpx pydantic typing_extensions"),
+    "octavo_client._many": layer("octavo_client"),
+    "octavo_client._progress": layer("octavo_client._many", "rich"),
     "octavo_client.cli": layer("octavo_client", "click rich"),
     "octavo_client.options": layer("octavo_client", "click"),
     "octavo_client.complete": layer("octavo_client", "click"),
@@ -136,10 +138,11 @@ LAYERS = {
 
 # Where a module is chosen by name: the child's entry, and the registries. And huggingface_hub,
 # which takes long to import and is needed for models of the hub alone; the client's httpx and
-# pydantic are not needed for the help of its command. The web framework comes in while the engine
-# starts, what sends traces where traces are wanted.
+# pydantic are not needed for the help of its command, nor is rich without a progress bar. The web
+# framework comes in while the engine starts, what sends traces where traces are wanted.
 LATE_IMPORTS = (
     "octavo_client.",
+    "octavo_client._many",
     "engine.process",
     "engine.kernels.",
     "engine.models.",
