@@ -20,7 +20,10 @@ The names are those of the `openai` library but for the last, which that does no
 
 from __future__ import annotations
 
-import httpx
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import httpx  # the command `octavo` shows its help without it
 
 
 class APIError(Exception):
