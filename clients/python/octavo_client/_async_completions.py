@@ -5,7 +5,7 @@ Knows signatures; what is sent is `_calls.py`'s business, and how `_transport.py
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal, overload
 
@@ -73,11 +73,17 @@ class AsyncCompletions:
         leaves the others alone. `progress` shows a bar on standard error. Cancelling it closes the
         connections of the requests that are under way.
         """
+        return await self._complete_all(each_of_many(prompts, params), concurrency, progress)
+
+    async def _complete_all(
+        self, requests: Sequence[CreateParams], concurrency: int, progress: bool
+    ) -> list[CompletionResult]:
+        """What `create_many` does with its prompts, once each has its parameters."""
 
         async def create(request: CreateParams) -> Completion:
             return await self.create(**request)
 
-        return await complete_many(create, each_of_many(prompts, params), concurrency, progress)
+        return await complete_many(create, requests, concurrency, progress)
 
 
 class AsyncRawCompletions:

@@ -12,7 +12,7 @@ from typing import Literal, overload
 from typing_extensions import Unpack
 
 from octavo_client._async_completions import AsyncCompletions
-from octavo_client._calls import completion_call, streaming
+from octavo_client._calls import completion_call, each_of_many, streaming
 from octavo_client._completion_stream import CompletionStream
 from octavo_client._many import CompletionResult, run_apart
 from octavo_client._raw import RawResponse
@@ -77,13 +77,13 @@ class Completions:
                 "create_many() opens connections of its own and cannot use your http_client; "
                 "give an httpx.AsyncClient to an AsyncClient and use its create_many()"
             )
+        requests = each_of_many(prompts, params)  # here: an iterator may belong to this thread
 
         async def main() -> list[CompletionResult]:
             transport = AsyncTransport(self._transport.config)
             try:
-                return await AsyncCompletions(transport).create_many(
-                    prompts, concurrency=concurrency, progress=progress, **params
-                )
+                completions = AsyncCompletions(transport)
+                return await completions._complete_all(requests, concurrency, progress)
             finally:
                 await transport.close()
 

@@ -70,7 +70,10 @@ class ClientConfig:
 
     def replaced(self, options: ClientOptions) -> ClientConfig:
         """This one with `options` instead of its own; headers and query are added to its own."""
-        config = ClientConfig.resolve(
+        unknown = set(options) - set(ClientOptions.__annotations__)
+        if unknown:
+            raise TypeError(f"a client has no option {sorted(unknown)[0]!r}")
+        return ClientConfig.resolve(
             options.get("base_url") or self.base_url,
             options.get("api_key") or self.api_key,
             options.get("timeout", self.timeout),
@@ -78,10 +81,6 @@ class ClientConfig:
             {**self.default_headers, **(options.get("default_headers") or {})},
             {**self.default_query, **(options.get("default_query") or {})},
         )
-        unknown = set(options) - set(ClientOptions.__annotations__)
-        if unknown:
-            raise TypeError(f"a client has no option {sorted(unknown)[0]!r}")
-        return config
 
     @property
     def root_url(self) -> str:
@@ -106,11 +105,13 @@ def _usable(base_url: str) -> str:
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"base_url has to start with http:// or https://, not {url!r}")
     try:
-        host = httpx.URL(url).host
+        parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise ValueError(f"base_url {url!r} is not a URL: {error}") from error
-    if not host:
+    if not parsed.host:
         raise ValueError(f"base_url {url!r} names no host")
+    if parsed.query or parsed.fragment:
+        raise ValueError(f"base_url {url!r} has more than a path; default_query is for a query")
     return url if "/" in url.partition("://")[2] else f"{url}/v1"
 
 

@@ -12,7 +12,13 @@ from typing import TypeVar
 import httpx
 from pydantic import ValidationError
 
-from octavo_client._envelope import MAX_SHOWN, read_error, request_id_of, stream_error
+from octavo_client._envelope import (
+    MAX_SHOWN,
+    read_error,
+    request_id_of,
+    status_error,
+    stream_error,
+)
 from octavo_client._errors import (
     APIError,
     APIResponseValidationError,
@@ -26,7 +32,9 @@ Result = TypeVar("Result", bound=BaseResult)
 
 
 def parse(response: httpx.Response, result_type: type[Result]) -> Result:
-    """The result in a successful response; `APIResponseValidationError` if there is none."""
+    """The result in a response that was read; `APIStatusError` or `APIResponseValidationError`."""
+    if not response.is_success:
+        raise status_error(response)
     request_id = request_id_of(response)
     # vLLM and SGLang are healthy without a word.
     content = response.content or (b"{}" if result_type is Health else b"")
