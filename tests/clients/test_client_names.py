@@ -80,11 +80,12 @@ def test_each_is_there(name: str) -> None:
 
 
 def test_errors_have_one_root_and_are_in_the_table() -> None:
-    table = str(sys.modules["octavo_client._errors"].__doc__)
+    octavo_client.APIError  # noqa: B018 (its module is loaded with it)
+    table = str(sys.modules["octavo_client._errors"].__doc__).split()
     for name in PUBLIC:
         if name.endswith("Error"):
             assert issubclass(getattr(octavo_client, name), octavo_client.APIError)
-            assert f" {name} " in f" {table}"
+            assert name in table
 
 
 def test_the_package_says_that_it_is_typed() -> None:

@@ -57,7 +57,7 @@ async def test_refusals_are_raised_all_the_same(
 
 
 async def test_what_is_added_to_a_call(server: FaultServer, make_client: MakeClient) -> None:
-    server.answers = [WHOLE]
+    server.answers = [WHOLE, json_answer({"data": []})]
     defaults: dict[str, Any] = {
         "default_headers": {"X-Team": "a", "X-Zone": "1"},
         "default_query": {"version": "1"},

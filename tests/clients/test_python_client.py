@@ -228,7 +228,7 @@ def test_the_environment_is_the_default(
     ("arguments", "expected"),
     [
         ({"base_url": "localhost:8000/v1"}, "http://"),
-        ({"base_url": "http://"}, "no host"),
+        ({"base_url": "http://"}, "http://"),
         ({"base_url": "http:///v1"}, "no host"),
         ({"base_url": "http://host:port/v1"}, "not a URL"),
         ({"base_url": "http://host/v1?version=1"}, "default_query"),

@@ -24,6 +24,7 @@ from octavo_client._config import (
     DEFAULT_TIMEOUT,
     ClientConfig,
     ClientOptions,
+    Query,
     Timeout,
 )
 from octavo_client._raw import RawResponse
@@ -58,7 +59,7 @@ class AsyncClient:
         timeout: Timeout = DEFAULT_TIMEOUT,
         max_retries: int = DEFAULT_MAX_RETRIES,
         default_headers: Mapping[str, str] | None = None,
-        default_query: Mapping[str, object] | None = None,
+        default_query: Query | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
         config = ClientConfig.resolve(

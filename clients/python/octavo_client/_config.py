@@ -6,7 +6,7 @@ The only place of the client that reads the environment.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
@@ -20,6 +20,8 @@ DEFAULT_MAX_RETRIES = 2
 LIMITS = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
 
 Timeout = float | httpx.Timeout | None
+QueryValue = str | int | float | bool | None
+Query = Mapping[str, QueryValue | Sequence[QueryValue]]
 
 
 class ClientOptions(TypedDict, total=False):
@@ -30,7 +32,7 @@ class ClientOptions(TypedDict, total=False):
     timeout: Timeout
     max_retries: int
     default_headers: Mapping[str, str] | None
-    default_query: Mapping[str, object] | None
+    default_query: Query | None
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class ClientConfig:
     timeout: httpx.Timeout
     max_retries: int
     default_headers: Mapping[str, str] = field(repr=False)
-    default_query: Mapping[str, object]
+    default_query: Query
 
     @staticmethod
     def resolve(
@@ -51,7 +53,7 @@ class ClientConfig:
         timeout: Timeout = DEFAULT_TIMEOUT,
         max_retries: int = DEFAULT_MAX_RETRIES,
         default_headers: Mapping[str, str] | None = None,
-        default_query: Mapping[str, object] | None = None,
+        default_query: Query | None = None,
     ) -> ClientConfig:
         """A URL of a host alone gets `/v1`. `ValueError` for what cannot be asked or sent."""
         if max_retries < 0:

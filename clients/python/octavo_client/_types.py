@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from typing_extensions import Required, TypedDict
 
-from octavo_client._config import Timeout
+from octavo_client._config import Query, Timeout
 
 Prompt = str | Sequence[int]
 """A text or the ids of its tokens."""
@@ -81,7 +81,7 @@ class CallOptions(TypedDict, total=False):
     """
 
     extra_headers: Mapping[str, str] | None
-    extra_query: Mapping[str, object] | None
+    extra_query: Query | None
     extra_body: Mapping[str, object] | None
     timeout: Timeout
 
