@@ -254,11 +254,21 @@ async def test_errors_in_a_stream(
     assert (raised.value.type, raised.value.code) == ("server_error", "500")
 
 
-async def test_an_error_in_words(server: FaultServer, make_client: MakeClient) -> None:
-    server.answers = [stream_answer(b"event: error\ndata: out of memory\n\n")]
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"out of memory", "out of memory"),
+        (b'{"reason": 1}', "ended the stream with an error"),
+        (b"[]", "ended the stream with an error"),
+    ],
+)
+async def test_an_error_in_any_words(
+    server: FaultServer, make_client: MakeClient, data: bytes, words: str
+) -> None:
+    server.answers = [stream_answer(b"event: error\ndata: " + data + b"\n\n")]
     async with inside(make_client(server.base_url)) as client:
         stream = await settled(client.completions.create(**REQUEST, stream=True))
-        with pytest.raises(octavo_client.APIError, match="out of memory"):
+        with pytest.raises(octavo_client.APIError, match=words):
             await all_of(stream)
 
 
