@@ -40,6 +40,8 @@ WEB = (
 LAYERS = {
     # The client is a distribution of its own and knows nothing of ours.
     "octavo_client": layer(others="httpx pydantic typing_extensions"),
+    "octavo_client._many": layer("octavo_client"),
+    "octavo_client._progress": layer("octavo_client._many", "rich"),
     "octavo_client.cli": layer("octavo_client", "click rich"),
     "octavo_client.options": layer("octavo_client", "click"),
     "octavo_client.grouped_help": layer(others="click"),
@@ -49,7 +51,7 @@ LAYERS = {
     "octavo_client.probabilities": layer("octavo_client._types octavo_client.screen", "rich"),
     "octavo_client.complete": layer("octavo_client", "click"),
     "octavo_client.completion": layer(others="click"),
-    "octavo_client.chat": layer("octavo_client", "click httpx pydantic"),
+    "octavo_client.chat": layer("octavo_client", "click httpx"),
     "octavo_client.chat.conversation": layer(),
     "octavo_client.chat.reading": layer(others="click prompt_toolkit"),
     "octavo_client.bench": layer("octavo_client", "httpx"),
@@ -153,10 +155,12 @@ LAYERS = {
 
 # Where a module is chosen by name: the child's entry, and the registries. And huggingface_hub,
 # which takes long to import and is needed for models of the hub alone; the client's httpx and
-# pydantic are not needed for the help of its command. The web framework comes in while the engine
-# starts, what sends traces where traces are wanted, and sentencepiece where a model needs it.
+# pydantic are not needed for the help of its command, nor is rich without a progress bar. The web
+# framework comes in while the engine starts, what sends traces where traces are wanted, and
+# sentencepiece where a model needs it.
 LATE_IMPORTS = (
     "octavo_client.",
+    "octavo_client._many",
     "octavo_client.printers",
     "octavo_client.chat.reading",
     "engine.process",

@@ -1,15 +1,18 @@
 """A server on a real socket that answers with exactly the bytes a test gives it, faults included.
 
 Speaks as much HTTP/1.1 as is needed to read a request. An answer is a list of pieces, each written
-by itself; after the last one the connection is closed unless the answer says `KEEP_OPEN`.
+by itself; after the last one the connection is closed unless the answer says `KEEP_OPEN`. A number
+among them is a pause in seconds.
 """
 
 from __future__ import annotations
 
 import json
+import select
 import socketserver
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +20,7 @@ from dataclasses import dataclass
 KEEP_OPEN = "keep open"
 SILENCE = "silence"
 
-Answer = list[bytes | str]
+Answer = list[bytes | str | float]
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,11 @@ class SeenRequest:
 
 
 class FaultServer(socketserver.ThreadingTCPServer):
-    """`answers` are given out in order, the last one again and again; `requests` is what came."""
+    """`answers` are given out in order, the last one again and again; `requests` is what came.
+
+    An `answer` goes before them: what it makes of a request. `max_at_once` is how many requests
+    were being answered at the same time, and `num_silent` how many are left without an answer.
+    """
 
     daemon_threads = True
     allow_reuse_address = True
@@ -43,14 +50,45 @@ class FaultServer(socketserver.ThreadingTCPServer):
         self.answers: list[Answer] = []
         self.requests: list[SeenRequest] = []
         self.num_connections = 0
+        self.answer: Callable[[SeenRequest], Answer] | None = None
+        self.num_silent = 0
+        self.num_left = 0
+        self.max_at_once = 0
+        self._num_busy = 0
+        self.lock = threading.Lock()
         self.over = threading.Event()
 
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
-    def next_answer(self) -> Answer:
+    def next_answer(self, request: SeenRequest) -> Answer:
+        if self.answer is not None:
+            return self.answer(request)
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        with self.lock:
+            self._num_busy += 1
+            self.max_at_once = max(self.max_at_once, self._num_busy)
+        yield
+        with self.lock:
+            self._num_busy -= 1
+
+    def wait_until_silent(self, count: int) -> None:
+        """Until so many requests are left without an answer."""
+        self._wait(lambda: self.num_silent >= count)
+
+    def wait_until_left(self, count: int) -> None:
+        """Until so many of those who made them have closed their connections."""
+        self._wait(lambda: self.num_left >= count)
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, f"{self.num_silent} silent, {self.num_left} left"
+            time.sleep(0.01)
 
 
 class Connection(socketserver.StreamRequestHandler):
@@ -61,7 +99,9 @@ class Connection(socketserver.StreamRequestHandler):
         self.server.num_connections += 1
         while (request := self.read_request()) is not None:
             self.server.requests.append(request)
-            if not self.write(self.server.next_answer()):
+            with self.server.busy():
+                goes_on = self.write(self.server.next_answer(request))
+            if not goes_on:
                 return
 
     def read_request(self) -> SeenRequest | None:
@@ -81,7 +121,15 @@ class Connection(socketserver.StreamRequestHandler):
             if piece == KEEP_OPEN:
                 return True
             if piece == SILENCE:
-                self.server.over.wait()
+                with self.server.lock:
+                    self.server.num_silent += 1
+                while not self.server.over.is_set():
+                    if select.select([self.connection], [], [], 0.01)[0]:
+                        with self.server.lock:
+                            self.server.num_left += 1  # nothing but its end can come
+                        return False
+            elif isinstance(piece, float):
+                self.server.over.wait(piece)
             elif isinstance(piece, bytes):
                 try:
                     self.wfile.write(piece)

@@ -133,7 +133,7 @@ async def test_an_error_in_the_stream(server: FaultServer, read: Read) -> None:
 async def test_garbage(server: FaultServer, read: Read, garbage: bytes) -> None:
     server.answers = [stream_answer(A, garbage, DONE)]
     texts: list[str] = []
-    with pytest.raises(octavo_client.APIResponseError):
+    with pytest.raises(octavo_client.APIResponseValidationError):
         await read(server, texts)
     assert texts == ["a"]
 

@@ -1,32 +1,53 @@
-"""The client for programs with an event loop: `_client.py` with `await`.
+"""The client for programs with an event loop, asyncio's: `_client.py` with `await`.
 
-Knows paths and parameters; what answers mean is `_wire.py`'s business.
+Knows signatures; what is sent is `_calls.py`'s business, and how `_transport.py`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Literal, TypeVar, overload
 
 import httpx
-from pydantic import BaseModel
 from typing_extensions import Self, Unpack
 
-from octavo_client._config import LIMITS, ClientConfig
-from octavo_client._stream import AsyncStream
-from octavo_client._types import Completion, CompletionParams, Health, Model, ModelList
-from octavo_client._wire import parse, status_error, transport_error
-
-Result = TypeVar("Result", bound=BaseModel)
+from octavo_client._async_completions import AsyncCompletions
+from octavo_client._calls import (
+    detokenize_call,
+    health_call,
+    model_call,
+    models_call,
+    tokenize_call,
+)
+from octavo_client._config import (
+    DEFAULT_MAX_RETRIES,
+    DEFAULT_TIMEOUT,
+    ClientConfig,
+    ClientOptions,
+    Query,
+    Timeout,
+)
+from octavo_client._raw import RawResponse
+from octavo_client._transport import AsyncTransport
+from octavo_client._types import (
+    CallOptions,
+    Detokenization,
+    Health,
+    Model,
+    ModelList,
+    Tokenization,
+)
 
 
 class AsyncClient:
     """A server of the completions API. Use one for many calls: it keeps connections open.
 
-    `base_url` ends in `/v1` (default: `OCTAVO_BASE_URL`, then `http://127.0.0.1:8000/v1`);
-    `api_key` defaults to `OCTAVO_API_KEY`; `timeout` is in seconds without a sign of life, or an
-    `httpx.Timeout`. An `http_client` of the caller's own stays the caller's to close. Every
+    `base_url` ends in `/v1` (default: `OCTAVO_BASE_URL`, then `OPENAI_BASE_URL`, then
+    `http://127.0.0.1:8000/v1`); `api_key` defaults to `OCTAVO_API_KEY`, then `OPENAI_API_KEY`.
+    `timeout` is in seconds without a sign of life, None for no end, or an `httpx.Timeout`.
+    Requests that fail on the way, or that the server wants to see again later, are sent
+    `max_retries` times more. `default_headers` and `default_query` are for what a gateway in front
+    wants of every request. An `http_client` of the caller's own stays the caller's to close. Every
     failure of a call is an `APIError`.
     """
 
@@ -35,27 +56,69 @@ class AsyncClient:
         base_url: str | None = None,
         *,
         api_key: str | None = None,
-        timeout: float | httpx.Timeout | None = None,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        default_headers: Mapping[str, str] | None = None,
+        default_query: Query | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
-        self._config = ClientConfig.resolve(base_url, api_key, timeout)
-        self._owns_http = http_client is None
-        self._http = http_client or httpx.AsyncClient(limits=LIMITS)
-        self.completions = AsyncCompletions(self)
-        self.models = AsyncModels(self)
+        config = ClientConfig.resolve(
+            base_url, api_key, timeout, max_retries, default_headers, default_query
+        )
+        self._use(AsyncTransport(config, http_client))
+
+    def _use(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+        self.completions = AsyncCompletions(transport)
+        self.models = AsyncModels(transport)
+        self.with_raw_response = AsyncRawClient(transport)
 
     @property
     def base_url(self) -> str:
-        return self._config.base_url
+        return self._transport.config.base_url
 
-    async def health(self) -> Health:
-        """Whether the server can answer; `InternalServerError` (503) while it cannot."""
-        return await self._get(f"{self._config.root_url}/health", Health)
+    def with_options(self, **options: Unpack[ClientOptions]) -> Self:
+        """A client with other options over the same connections, which stay this one's to close.
+
+        For a single call: `await client.with_options(max_retries=0).completions.create(...)`.
+        """
+        client = self.__class__.__new__(self.__class__)
+        client._use(self._transport.replaced(self._transport.config.replaced(options)))
+        return client
+
+    async def tokenize(
+        self,
+        prompt: str,
+        *,
+        model: str | None = None,
+        add_special_tokens: bool = True,
+        return_token_strs: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> Tokenization:
+        """The token ids of a text, as Octavo, vLLM and SGLang tell them."""
+        call = tokenize_call(
+            self._transport.config, prompt, model, add_special_tokens, return_token_strs, options
+        )
+        return (await self._transport.send(call)).parse()
+
+    async def detokenize(
+        self, tokens: Sequence[int], *, model: str | None = None, **options: Unpack[CallOptions]
+    ) -> Detokenization:
+        """The text of token ids, in `prompt`."""
+        call = detokenize_call(self._transport.config, tokens, model, options)
+        return (await self._transport.send(call)).parse()
+
+    async def health(self, **options: Unpack[CallOptions]) -> Health:
+        """Whether the server can answer; `InternalServerError` (503) while it cannot.
+
+        Asked once: here a failure is an answer, and nothing is gained by trying again.
+        """
+        call = health_call(self._transport.config, options)
+        return (await self._transport.send(call)).parse()
 
     async def close(self) -> None:
         """Close all connections. Safe to call more than once."""
-        if self._owns_http:
-            await self._http.aclose()
+        await self._transport.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -68,98 +131,38 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _get(self, url: str, result_type: type[Result]) -> Result:
-        request = self._request("GET", url, None, None)
-        return parse(await self._send(request), result_type)
-
-    def _request(
-        self,
-        method: str,
-        url: str,
-        body: Mapping[str, object] | None,
-        timeout: float | httpx.Timeout | None,
-    ) -> httpx.Request:
-        return self._http.build_request(
-            method,
-            url,
-            json=body,
-            headers=self._config.headers,
-            timeout=self._config.timeout if timeout is None else timeout,
-        )
-
-    async def _send(self, request: httpx.Request, stream: bool = False) -> httpx.Response:
-        try:
-            return await self._http.send(request, stream=stream)
-        except httpx.TransportError as error:
-            raise transport_error(error, request) from error
-
-
-class AsyncCompletions:
-    """`client.completions`."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-
-    @overload
-    async def create(
-        self,
-        *,
-        stream: Literal[False] = False,
-        extra_body: Mapping[str, object] | None = None,
-        timeout: float | httpx.Timeout | None = None,
-        **params: Unpack[CompletionParams],
-    ) -> Completion: ...
-
-    @overload
-    async def create(
-        self,
-        *,
-        stream: Literal[True],
-        extra_body: Mapping[str, object] | None = None,
-        timeout: float | httpx.Timeout | None = None,
-        **params: Unpack[CompletionParams],
-    ) -> AsyncStream: ...
-
-    async def create(
-        self,
-        *,
-        stream: bool = False,
-        extra_body: Mapping[str, object] | None = None,
-        timeout: float | httpx.Timeout | None = None,
-        **params: Unpack[CompletionParams],
-    ) -> Completion | AsyncStream:
-        """Complete a prompt: at once, or with `stream=True` as it is written.
-
-        `extra_body` is for parameters that this client has no name for. Parameters are checked by
-        the server: `BadRequestError.param` names a wrong one.
-        """
-        client = self._client
-        body = {**params, "stream": stream, **(extra_body or {})}
-        request = client._request("POST", f"{client.base_url}/completions", body, timeout)
-        if not stream:
-            return parse(await client._send(request), Completion)
-        response = await client._send(request, stream=True)
-        if not response.is_success:
-            try:
-                await response.aread()
-            except httpx.TransportError as error:
-                raise transport_error(error, request) from error
-            finally:
-                await response.aclose()
-            raise status_error(response)
-        return AsyncStream(response)
-
 
 class AsyncModels:
     """`client.models`."""
 
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+    def __init__(self, transport: AsyncTransport) -> None:
+        self.with_raw_response = AsyncRawModels(transport)
 
-    async def list(self) -> ModelList:
+    async def list(self, **options: Unpack[CallOptions]) -> ModelList:
         """The models that the server serves."""
-        return await self._client._get(f"{self._client.base_url}/models", ModelList)
+        return (await self.with_raw_response.list(**options)).parse()
 
-    async def retrieve(self, model: str) -> Model:
+    async def retrieve(self, model: str, **options: Unpack[CallOptions]) -> Model:
         """One of them; `NotFoundError` if it is not served."""
-        return await self._client._get(f"{self._client.base_url}/models/{model}", Model)
+        return (await self.with_raw_response.retrieve(model, **options)).parse()
+
+
+class AsyncRawModels:
+    """`client.models.with_raw_response`."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def list(self, **options: Unpack[CallOptions]) -> RawResponse[ModelList]:
+        return await self._transport.send(models_call(self._transport.config, options))
+
+    async def retrieve(self, model: str, **options: Unpack[CallOptions]) -> RawResponse[Model]:
+        return await self._transport.send(model_call(self._transport.config, model, options))
+
+
+class AsyncRawClient:
+    """`client.with_raw_response`: the same calls with what came over HTTP around their results."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self.completions = AsyncCompletions(transport).with_raw_response
+        self.models = AsyncRawModels(transport)

@@ -69,6 +69,10 @@ class SSEDecoder:
             self._data.append(value)
         elif name == "event":
             self._event = value
+        elif name == "error":
+            # Not of the standard: how llama.cpp told of errors in its first year of streams.
+            self._event = "error"
+            self._data.append(value)
         # A comment has no name; `id` and `retry` are for clients that connect again.
         return None
 

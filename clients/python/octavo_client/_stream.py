@@ -12,22 +12,26 @@ from types import TracebackType
 import httpx
 from typing_extensions import Self
 
+from octavo_client._envelope import request_id_of
 from octavo_client._types import Completion
-from octavo_client._wire import ChunkParser, request_id_of
+from octavo_client._wire import ChunkParser
 
 
 class Stream:
     """The chunks of one completion, as they come."""
 
     def __init__(self, response: httpx.Response) -> None:
+        self.response = response
         self.request_id = request_id_of(response)
-        self._response = response
+        self.is_closed = False
         self._chunks = self._read()
 
-    def __iter__(self) -> Iterator[Completion]:
-        return self._chunks
+    def __iter__(self) -> Self:
+        return self
 
     def __next__(self) -> Completion:
+        if self.is_closed:
+            raise StopIteration
         return next(self._chunks)
 
     def __enter__(self) -> Self:
@@ -43,19 +47,20 @@ class Stream:
 
     def close(self) -> None:
         """End the stream here. Safe to call more than once."""
-        self._response.close()
+        self.is_closed = True
+        self.response.close()
 
     def _read(self) -> Iterator[Completion]:
         parser = ChunkParser(self.request_id)
         try:
             # To the body's end, past the end mark, so that the connection can be used again.
-            for piece in self._response.iter_bytes():
+            for piece in self.response.iter_bytes():
                 yield from parser.feed(piece)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             if not parser.done:
                 raise parser.lost(error) from error
         finally:
-            self._response.close()
+            self.response.close()
         parser.finish()
 
 
@@ -63,14 +68,17 @@ class AsyncStream:
     """The chunks of one completion, as they come, for `async for`."""
 
     def __init__(self, response: httpx.Response) -> None:
+        self.response = response
         self.request_id = request_id_of(response)
-        self._response = response
+        self.is_closed = False
         self._chunks = self._read()
 
-    def __aiter__(self) -> AsyncIterator[Completion]:
-        return self._chunks
+    def __aiter__(self) -> Self:
+        return self
 
     async def __anext__(self) -> Completion:
+        if self.is_closed:
+            raise StopAsyncIteration
         return await anext(self._chunks)
 
     async def __aenter__(self) -> Self:
@@ -86,17 +94,18 @@ class AsyncStream:
 
     async def close(self) -> None:
         """End the stream here. Safe to call more than once."""
-        await self._response.aclose()
+        self.is_closed = True
+        await self.response.aclose()
 
     async def _read(self) -> AsyncIterator[Completion]:
         parser = ChunkParser(self.request_id)
         try:
-            async for piece in self._response.aiter_bytes():
+            async for piece in self.response.aiter_bytes():
                 for chunk in parser.feed(piece):
                     yield chunk
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             if not parser.done:
                 raise parser.lost(error) from error
         finally:
-            await self._response.aclose()
+            await self.response.aclose()
         parser.finish()

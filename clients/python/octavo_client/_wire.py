@@ -1,4 +1,4 @@
-"""HTTP answers in, results and errors out: what the sync and the async client have in common.
+"""HTTP answers in, results out: what the sync and the async client have in common.
 
 Does no input or output; takes what httpx has read.
 """
@@ -10,89 +10,46 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from octavo_client._errors import (
-    APIConnectionError,
-    APIError,
-    APIResponseError,
-    APIStatusError,
-    APITimeoutError,
-    AuthenticationError,
-    BadRequestError,
-    IncompleteStreamError,
-    InternalServerError,
-    NotFoundError,
-    PermissionDeniedError,
-    RateLimitError,
-    UnprocessableEntityError,
+from octavo_client._envelope import (
+    MAX_SHOWN,
+    read_error,
+    request_id_of,
+    status_error,
+    stream_error,
 )
-from octavo_client._sse import EventTooLongError, SSEDecoder
-from octavo_client._types import Completion
+from octavo_client._errors import (
+    APIError,
+    APIResponseValidationError,
+    APITimeoutError,
+    IncompleteStreamError,
+)
+from octavo_client._sse import EventTooLongError, ServerSentEvent, SSEDecoder
+from octavo_client._types import BaseResult, Completion, Health
 
-Result = TypeVar("Result", bound=BaseModel)
-
-_ERROR_BY_STATUS: dict[int, type[APIStatusError]] = {
-    400: BadRequestError,
-    401: AuthenticationError,
-    403: PermissionDeniedError,
-    404: NotFoundError,
-    422: UnprocessableEntityError,
-    429: RateLimitError,
-}
-_MAX_SHOWN = 200
-
-
-def request_id_of(response: httpx.Response) -> str | None:
-    request_id: str | None = response.headers.get("x-request-id")
-    return request_id
+Result = TypeVar("Result", bound=BaseResult)
 
 
 def parse(response: httpx.Response, result_type: type[Result]) -> Result:
-    """The result in a response that was read; `APIStatusError` or `APIResponseError`."""
+    """The result in a response that was read; `APIStatusError` or `APIResponseValidationError`."""
     if not response.is_success:
         raise status_error(response)
+    request_id = request_id_of(response)
+    # vLLM and SGLang are healthy without a word.
+    content = response.content or (b"{}" if result_type is Health else b"")
     try:
-        return result_type.model_validate_json(response.content)
+        result = result_type.model_validate_json(content)
     except ValidationError as error:
-        raise APIResponseError(
+        raise APIResponseValidationError(
             f"{response.url} does not answer as the API does: {_first_line(error)}",
-            request_id=request_id_of(response),
+            status_code=response.status_code,
+            request_id=request_id,
             body=response.text,
+            response=response,
         ) from error
-
-
-def status_error(response: httpx.Response) -> APIStatusError:
-    """The error of a response that was read, from the API's envelope or from any other body."""
-    status = response.status_code
-    body: object
-    try:
-        body = json.loads(response.content)
-    except ValueError:
-        body = response.text
-    said = _error_object(body)
-    message = _text(said.get("message")) or f"HTTP {status} from {response.url}"
-    if not said and response.text:
-        message += f": {response.text[:_MAX_SHOWN]}"
-    default = InternalServerError if status >= 500 else APIStatusError
-    return _ERROR_BY_STATUS.get(status, default)(
-        message,
-        status_code=status,
-        retry_after=_seconds(response.headers.get("retry-after")),
-        type=_text(said.get("type")),
-        code=_text(said.get("code")),
-        param=_text(said.get("param")),
-        request_id=request_id_of(response),
-        body=body,
-    )
-
-
-def transport_error(error: httpx.TransportError, request: httpx.Request) -> APIConnectionError:
-    """What a failed exchange is called here."""
-    words = str(error) or type(error).__name__
-    if isinstance(error, httpx.TimeoutException):
-        return APITimeoutError(f"no answer from {request.url} in time: {words}")
-    return APIConnectionError(f"no answer from {request.url}: {words}")
+    result._request_id = request_id
+    return result
 
 
 class ChunkParser:
@@ -118,15 +75,17 @@ class ChunkParser:
             if event.data == "[DONE]":
                 self.done = True
                 return
-            yield self._chunk(event.data)
+            yield self._chunk(event)
 
-    def lost(self, error: httpx.TransportError) -> APIConnectionError:
+    def lost(self, error: httpx.RequestError) -> APIError:
         """What a connection that fails in the middle of the stream is called."""
         words = str(error) or type(error).__name__
         if isinstance(error, httpx.TimeoutException):
             return APITimeoutError(
                 f"the stream stood still for too long: {words}", request_id=self._request_id
             )
+        if isinstance(error, httpx.DecodingError):
+            return self._bad(words)
         return IncompleteStreamError(
             f"the connection was lost in the middle of the stream: {words}",
             request_id=self._request_id,
@@ -139,54 +98,29 @@ class ChunkParser:
                 "the stream ended without its end mark [DONE]", request_id=self._request_id
             )
 
-    def _chunk(self, data: str) -> Completion:
+    def _chunk(self, event: ServerSentEvent) -> Completion:
         try:
-            body = json.loads(data)
+            body = json.loads(event.data)
         except ValueError as error:
-            raise self._bad(f"not JSON: {data[:_MAX_SHOWN]}") from error
-        said = _error_object(body)
-        if said:
-            raise APIError(
-                _text(said.get("message")) or "the server ended the stream with an error",
-                type=_text(said.get("type")),
-                code=_text(said.get("code")),
-                param=_text(said.get("param")),
-                request_id=self._request_id,
-                body=body,
-            )
+            if event.event == "error":
+                raise stream_error(event.data, self._request_id) from error
+            raise self._bad(f"not JSON: {event.data[:MAX_SHOWN]}") from error
+        # A chunk may have an extra field that is called like an error's.
+        is_chunk = isinstance(body, dict) and "choices" in body and not body.get("error")
+        if event.event == "error" or (not is_chunk and read_error(body) is not None):
+            raise stream_error(body, self._request_id)
         try:
-            return Completion.model_validate(body)
+            chunk = Completion.model_validate(body)
         except ValidationError as error:
             raise self._bad(_first_line(error)) from error
+        chunk._request_id = self._request_id
+        return chunk
 
-    def _bad(self, why: str) -> APIResponseError:
-        return APIResponseError(
+    def _bad(self, why: str) -> APIResponseValidationError:
+        return APIResponseValidationError(
             f"the stream has an event that the API does not have: {why}",
             request_id=self._request_id,
         )
-
-
-def _error_object(body: object) -> dict[str, object]:
-    """The `error` object of an envelope; {} where there is none."""
-    if isinstance(body, dict):
-        error = body.get("error")
-        if isinstance(error, dict):
-            return error
-        if isinstance(error, str):
-            return {"message": error}
-    return {}
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
-def _seconds(value: str | None) -> float | None:
-    """A `Retry-After` in seconds; None for its other form, a date."""
-    try:
-        return None if value is None else float(value)
-    except ValueError:
-        return None
 
 
 def _first_line(error: ValidationError) -> str:

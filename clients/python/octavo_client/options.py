@@ -22,10 +22,14 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
             cls=GroupedOption,
             group=SERVER,
             help="The server; without a path, /v1 is added. "
-            "[OCTAVO_BASE_URL; default: http://127.0.0.1:8000/v1]",
+            "[OCTAVO_BASE_URL, OPENAI_BASE_URL; default: http://127.0.0.1:8000/v1]",
         ),
         click.option(
-            "--api-key", metavar="KEY", cls=GroupedOption, group=SERVER, help="[OCTAVO_API_KEY]"
+            "--api-key",
+            metavar="KEY",
+            cls=GroupedOption,
+            group=SERVER,
+            help="[OCTAVO_API_KEY, OPENAI_API_KEY]",
         ),
         click.option(
             "--model",

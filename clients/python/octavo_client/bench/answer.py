@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from octavo_client._envelope import status_error
 from octavo_client._sse import SSEDecoder
-from octavo_client._wire import status_error
 
 _MAX_ERROR_BYTES = 16 * 1024
 

@@ -167,7 +167,7 @@ def serve(
         params["ignore_eos"] = True
     with open_client(url, api_key) as client:
         params["model"] = model = model or first_model(client)
-    config = ClientConfig.resolve(url, api_key, None)
+    config = ClientConfig.resolve(url, api_key)
     target = Target(config.base_url, config.headers, params, timeout)
     console = Console()
     rate = "" if request_rate is None else f", {request_rate:g} requests/s"

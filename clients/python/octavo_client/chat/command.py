@@ -59,7 +59,7 @@ def chat(
     most 512 tokens, if --max-tokens does not say."""
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
     try:
-        config = ClientConfig.resolve(url, api_key, None)
+        config = ClientConfig.resolve(url, api_key)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     with (

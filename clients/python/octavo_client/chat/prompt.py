@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import pydantic
 
 from octavo_client._config import ClientConfig
+from octavo_client._envelope import status_error, transport_error
 from octavo_client._errors import APIError
-from octavo_client._wire import parse, status_error, transport_error
+from octavo_client._types import BaseResult
+from octavo_client._wire import parse
 
 NO_MODEL = "model_not_found"
 
@@ -28,12 +29,12 @@ class ChatPrompt:
     stop_token_ids: Sequence[int] = ()
 
 
-class _Applied(pydantic.BaseModel):
+class _Applied(BaseResult):
     prompt: str
     stop_token_ids: list[int] = []
 
 
-class _Tokenized(pydantic.BaseModel):
+class _Tokenized(BaseResult):
     tokens: list[int]
 
 
@@ -69,5 +70,5 @@ class ChatPrompts:
         )
         try:
             return self._http.send(request)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise transport_error(error, request) from error
