@@ -29,10 +29,11 @@ from engine.request import (
     TokenLogprobs,
     beam_search_blocks,
 )
-from engine.stats import EngineStats
+from engine.stats import STEP_TOKEN_BOUNDS, EngineHistory, EngineStats
 
 __all__ = [
     "BUILTIN_MODEL",
+    "STEP_TOKEN_BOUNDS",
     "BeamSearch",
     "CachedModel",
     "Checkpoint",
@@ -42,6 +43,7 @@ __all__ = [
     "EngineClient",
     "EngineConfig",
     "EngineDeadError",
+    "EngineHistory",
     "EngineInfo",
     "EngineStartError",
     "EngineStats",

@@ -126,9 +126,11 @@ def _exit_when_closed(channel: BlockingChannel) -> None:
 
 
 def load_model(config: EngineConfig, on_progress: Callable[[str, float], None]) -> LoadedRunner:
+    on_progress("loading torch", 0.0)
     # The one place that imports torch; the rest of this file runs without it.
     from engine.runner import ModelRunner
 
+    on_progress("loading torch", 1.0)
     return ModelRunner.load(config, on_progress)
 
 

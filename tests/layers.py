@@ -84,7 +84,8 @@ LAYERS = {
     "engine": layer(f"{CONTRACTS} engine.stats engine.messages engine.client engine.checkpoint."),
     "engine.channel": layer("engine.errors engine.messages", "msgspec"),
     "engine.watchdog": layer(),
-    "engine.supervisor": layer(f"{CONTRACTS} engine.messages engine.channel engine.watchdog"),
+    "engine.child": layer(f"{CONTRACTS} engine.messages engine.channel engine.watchdog"),
+    "engine.supervisor": layer(f"{CONTRACTS} engine.messages engine.child"),
     "engine.submissions": layer("engine.request engine.messages"),
     "engine.client": layer(
         f"{CONTRACTS} engine.stats engine.messages engine.submissions engine.supervisor"
@@ -154,7 +155,7 @@ LATE_IMPORTS = (
 ENVIRONMENT = (
     "server.settings",
     "octavo_client._config",
-    "engine.supervisor",
+    "engine.child",
     "engine.checkpoint.cache",
     "engine.checkpoint.wheel",
 )

@@ -48,19 +48,19 @@ async def live_app(
         "requests": app.state.services.queue,
         "drain_timeout": settings.drain_timeout,
     }
-    async with serving(app, receive_deadline, **server) as client:
+    async with serving(app, receive_deadline, log_level=settings.log_level, **server) as client:
         yield client
     await asyncio.to_thread(app.state.services.watch.close)
 
 
 @asynccontextmanager
 async def serving(
-    app: ASGIApp, receive_deadline: float, **options: Any
+    app: ASGIApp, receive_deadline: float, *, log_level: str = "info", **options: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
     """As `live_app`, for any application, with options of HttpServer."""
     ready = asyncio.Event()
     server = HttpServer(
-        app, on_ready=ready.set, log_level="info", receive_deadline=receive_deadline, **options
+        app, on_ready=ready.set, log_level=log_level, receive_deadline=receive_deadline, **options
     )
     with bind("127.0.0.1", 0) as sock:
         serving = asyncio.ensure_future(server.serve([sock]))
