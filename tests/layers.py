@@ -84,6 +84,7 @@ LAYERS = {
     "engine": layer(f"{CONTRACTS} engine.stats engine.messages engine.client engine.checkpoint."),
     "engine.channel": layer("engine.errors engine.messages", "msgspec"),
     "engine.watchdog": layer(),
+    "engine.background_log": layer(),
     "engine.child": layer(f"{CONTRACTS} engine.messages engine.channel engine.watchdog"),
     "engine.supervisor": layer(f"{CONTRACTS} engine.messages engine.child"),
     "engine.submissions": layer("engine.request engine.messages"),
@@ -92,7 +93,7 @@ LAYERS = {
     ),
     "engine.process": layer(
         f"{CONTRACTS} engine.stats engine.batch engine.messages engine.channel engine.core "
-        "engine.calibration "
+        "engine.calibration engine.background_log "
         "engine.runner"
     ),
     # Tensors.
