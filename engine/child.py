@@ -31,7 +31,7 @@ LOADING_SECONDS = 300.0
 # How long a process that was told to go, or was killed, may take until that is said to have failed.
 EXIT_GRACE_SECONDS = 3.0
 # How long those who wait for answers are not told of an end, so that they can be told which.
-ENDING_SECONDS = 0.5
+ENDING_SECONDS = 1.0
 
 _STDERR = 2
 
