@@ -18,7 +18,7 @@ class Histogram:
 
     def __init__(self, bounds: Sequence[float]) -> None:
         """`bounds` ascend; one more, infinity, is added."""
-        self.bounds = tuple(bounds)
+        self.bounds = tuple(map(float, bounds))
         self.counts = [0] * (len(self.bounds) + 1)
         self.sum = 0.0
 
