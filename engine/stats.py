@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
+from typing import Any
 
 # Upper bounds, inclusive, of the number of tokens in a step: the buckets of vLLM's
 # `iteration_tokens_total`.
@@ -48,7 +49,7 @@ class EngineStats:
 
     def after(self, before: EngineStats) -> EngineStats:
         """These gauges, with totals that go on from those of an earlier engine process."""
-        totals = {}
+        totals: dict[str, Any] = {}
         for name in _TOTALS:
             was, now = getattr(before, name), getattr(self, name)
             if isinstance(now, tuple):
