@@ -31,11 +31,12 @@ from engine.request import (
     TokenLogprobs,
     beam_search_blocks,
 )
-from engine.stats import EngineStats
+from engine.stats import STEP_TOKEN_BOUNDS, EngineHistory, EngineStats
 
 __all__ = [
     "AddedToken",
     "BUILTIN_MODEL",
+    "STEP_TOKEN_BOUNDS",
     "BeamSearch",
     "CachedModel",
     "Checkpoint",
@@ -45,6 +46,7 @@ __all__ = [
     "EngineClient",
     "EngineConfig",
     "EngineDeadError",
+    "EngineHistory",
     "EngineInfo",
     "EngineProspect",
     "EngineStartError",

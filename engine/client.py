@@ -17,7 +17,7 @@ from engine.config import EngineConfig
 from engine.errors import EngineDeadError
 from engine.messages import EngineInfo, FromEngine, GetStats, Started, Stats, Step
 from engine.request import ChoiceOutput, Request
-from engine.stats import EngineStats
+from engine.stats import EngineHistory, EngineStats
 from engine.submissions import Submissions
 from engine.supervisor import Supervisor
 
@@ -151,8 +151,8 @@ class Engine(Protocol):
         """Whether `add` takes requests at this moment."""
 
     @property
-    def num_deaths(self) -> int:
-        """How often the engine has gone away unasked; each time its totals begin again."""
+    def history(self) -> EngineHistory:
+        """What befell it so far. With each death the totals of `stats` begin again."""
 
     async def start(self) -> EngineInfo:
         """Load the model. Raises EngineStartError with one line for the user."""
@@ -207,8 +207,14 @@ class EngineClient:
         return self._supervisor.is_ready and not self._is_closed
 
     @property
-    def num_deaths(self) -> int:
-        return self._num_deaths
+    def history(self) -> EngineHistory:
+        return EngineHistory(
+            num_deaths=self._num_deaths,
+            num_restarts=self._supervisor.num_restarts,
+            num_failed_starts=self._supervisor.num_failed_starts,
+            num_hangs=self._supervisor.num_hangs,
+            num_resubmitted=self._submissions.num_resubmitted,
+        )
 
     @property
     def pid(self) -> int | None:

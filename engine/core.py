@@ -6,6 +6,7 @@ Knows nothing of processes, text or HTTP; the runner is a Protocol. Standard lib
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +16,7 @@ from engine.config import SchedulerConfig
 from engine.faults import FaultIsolation, trial_batch
 from engine.request import ChoiceOutput, Request
 from engine.scheduler import Scheduler
-from engine.stats import EngineStats
+from engine.stats import STEP_TOKEN_BOUNDS, EngineStats
 
 
 class EngineCore:
@@ -43,6 +44,8 @@ class EngineCore:
         self._launched: deque[tuple[Batch, Handle, float]] = deque()
         self._last_wait = 0.0
         self._num_steps = 0
+        self._step_tokens = [0] * (len(STEP_TOKEN_BOUNDS) + 1)
+        self._num_step_tokens = 0
         self._num_prompt_tokens = 0
         self._num_generated_tokens = 0
 
@@ -89,6 +92,9 @@ class EngineCore:
         self._last_wait = now
         outputs = self.scheduler.update(batch, row_outputs)
         self._num_steps += 1
+        num_tokens = batch.num_tokens
+        self._step_tokens[bisect_left(STEP_TOKEN_BOUNDS, num_tokens)] += 1
+        self._num_step_tokens += num_tokens
         self._num_generated_tokens += sum(len(output.token_ids) for output in outputs)
         self._faults.passed()
         return outputs
@@ -133,18 +139,27 @@ class EngineCore:
 
     def stats(self) -> EngineStats:
         pool = self.scheduler.pool
+        speculation = self.scheduler.speculation
+        waiting = self.scheduler.waiting
         return EngineStats(
             num_running=len(self.scheduler.running),
-            num_waiting=len(self.scheduler.waiting),
+            num_waiting=len(waiting),
+            num_deferred=sum(s.parent is not None or s.awaits_decision for s in waiting),
             num_blocks_used=pool.num_used,
             num_blocks_cached=pool.num_cached,
             num_blocks_total=pool.num_blocks,
             num_steps=self._num_steps,
             num_prompt_tokens=self._num_prompt_tokens,
+            num_started_tokens=self.scheduler.num_started_tokens,
             num_cached_tokens=self.scheduler.num_cached_tokens,
             num_looked_up_tokens=self.scheduler.num_looked_up_tokens,
             num_generated_tokens=self._num_generated_tokens,
+            step_tokens=tuple(self._step_tokens),
+            num_step_tokens=self._num_step_tokens,
             num_preemptions=self.scheduler.num_preemptions,
-            num_drafts=self.scheduler.speculation.num_drafts,
-            num_right_drafts=self.scheduler.speculation.num_right,
+            num_drafts=speculation.num_drafts,
+            num_draft_rounds=speculation.num_rounds,
+            num_right_drafts=speculation.num_right,
+            right_by_position=speculation.right_by_position,
+            num_failed_steps=self._faults.num_failed_steps,
         )

@@ -70,11 +70,12 @@ class FaultIsolation:
     """Finds out by trying. While it does (`is_isolating`), only one step may be under way.
 
     `allowed` are the requests that may be computed now, None for all; `max_tokens` is the largest
-    step, None for the configured one.
+    step, None for the configured one. `num_failed_steps` counts.
     """
 
     def __init__(self, max_num_batched_tokens: int) -> None:
         self.max_tokens: int | None = None
+        self.num_failed_steps = 0
         self._most_tokens = max_num_batched_tokens
         self._groups: deque[list[Suspect]] = deque()  # the first is being tried
         self._has_found = False  # somebody, since the isolation began
@@ -98,6 +99,7 @@ class FaultIsolation:
         Raises `error` when nothing helps: the engine is broken.
         """
         self._num_good = 0
+        self.num_failed_steps += 1
         if is_out_of_memory(error) and batch.num_tokens > 1:
             self.max_tokens = batch.num_tokens // 2
             logger.warning("a step of %d tokens ran out of memory", batch.num_tokens)

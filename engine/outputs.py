@@ -29,6 +29,8 @@ def take_in(
         choice_output.finish_reason = FinishReason.LENGTH
     if not choice_output.token_ids and choice_output.finish_reason is None:
         return None
+    if choice_output.finish_reason is not None:
+        choice_output.num_preemptions = sequence.num_preemptions
     if choice_output.finish_reason is FinishReason.STOP:
         choice_output.stop_token_id = choice_output.token_ids[-1]
     if output.logprobs is not None:
@@ -53,6 +55,7 @@ def beam_outputs(group: BeamGroup) -> list[ChoiceOutput]:
         for index, best in enumerate(group.beams.best)
     ]
     assert len(choice_outputs) == request.n
+    choice_outputs[0].num_preemptions = group.first.num_preemptions
     _add_prompt(choice_outputs[0], group.first)
     return choice_outputs
 

@@ -2,7 +2,7 @@
 
 Composition root: loads the model, then takes commands at every step boundary and sends one message
 per step. Single-threaded, but for a watcher that ends the process when the channel closes, whatever
-it is doing. Standard output and error are its log.
+it is doing, and the writer of its log, which is standard error.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
+from engine.background_log import logging_in_background
 from engine.batch import Runner
 from engine.calibration import calibrate
 from engine.channel import BlockingChannel, ChannelClosed
@@ -126,18 +127,20 @@ def _exit_when_closed(channel: BlockingChannel) -> None:
 
 
 def load_model(config: EngineConfig, on_progress: Callable[[str, float], None]) -> LoadedRunner:
+    on_progress("loading torch", 0.0)
     # The one place that imports torch; the rest of this file runs without it.
     from engine.runner import ModelRunner
 
+    on_progress("loading torch", 1.0)
     return ModelRunner.load(config, on_progress)
 
 
 def main() -> int:
     faulthandler.enable()  # a crash in a kernel shows where
-    logging.basicConfig(level=logging.INFO, format="engine: %(message)s")
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.set_inheritable(False)
-    return run(BlockingChannel(sock), load_model)
+    with logging_in_background(sys.stderr, "engine: %(message)s"):
+        return run(BlockingChannel(sock), load_model)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,9 @@ class ChoiceOutput:
     and comes once, with the first output of choice 0. `stop_token_id` names the id that ended the
     choice. `num_cached_tokens` says how much of the prompt was not computed again, and `started_at`
     when the choice was first put into a step (`time.monotonic()`, one clock for all processes of a
-    machine); both come with the first output. `error` is present when `finish_reason` is ERROR.
+    machine); both come with the first output. `num_preemptions` says how often the choice was put
+    back to wait, of a beam search how often its first beam was; it comes with the last output.
+    `error` is present when `finish_reason` is ERROR.
     """
 
     request_id: str
@@ -141,3 +143,4 @@ class ChoiceOutput:
     num_cached_tokens: int = 0
     error: Failure | None = None
     started_at: float | None = None
+    num_preemptions: int = 0

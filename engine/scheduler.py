@@ -50,6 +50,7 @@ class Scheduler:
         self.num_preemptions = 0
         self.num_cached_tokens = 0
         self.num_looked_up_tokens = 0
+        self.num_started_tokens = 0
         self.started: list[str] = []  # requests that run for the first time, until taken by core
         self._sequences: dict[str, list[Sequence]] = {}  # unfinished, by request
         self._groups: dict[str, BeamGroup] = {}  # of the beam searches among them
@@ -273,6 +274,7 @@ class Scheduler:
             sequence.num_cached_tokens = reuse.num_tokens if sequence.index == 0 else 0
             self.num_cached_tokens += sequence.num_cached_tokens
             sequence.started_at = time.monotonic()
+            self.num_started_tokens += sequence.num_prompt_tokens if sequence.index == 0 else 0
             reads_cache = self.config.enable_prefix_caching and sequence.prompt_logprobs is None
             if sequence.index == 0 and reads_cache:
                 self.num_looked_up_tokens += sequence.num_prompt_tokens
@@ -349,6 +351,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         """Back to waiting, to be computed again; late results of a launch still count."""
         self.num_preemptions += 1
+        sequence.num_preemptions += 1
         self._leave(sequence, self.running)
         insort(self.waiting, sequence, key=_order)
 

@@ -44,6 +44,7 @@ class Sequence:
         self.finish_reason: FinishReason | None = None
         self.num_cached_tokens: int | None = None  # of the prompt, found at the first start
         self.started_at: float | None = None  # the first time, by time.monotonic()
+        self.num_preemptions = 0
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None
         if self.index == 0 and self.sampling.prompt_logprobs is not None:
             self.prompt_logprobs = [None] * self.num_prompt_tokens

@@ -7,6 +7,8 @@ only.
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from engine.batch import RowOutput, ScheduledRow
 from engine.block_pool import BlockPool
 from engine.config import SchedulerConfig
@@ -17,13 +19,21 @@ _MAX_CHANCE = 0.95
 
 
 class Speculation:
-    """Plans guesses; `num_drafts` and `num_right` count them."""
+    """Plans guesses; `num_drafts` and `num_right` count them, `num_rounds` how often a sequence got
+    some, and `rounds_by_right` how many of these came to so many right ones."""
 
     def __init__(self, config: SchedulerConfig, pool: BlockPool) -> None:
         self._config = config
         self._pool = pool
         self.num_drafts = 0
         self.num_right = 0
+        self.num_rounds = 0
+        self.rounds_by_right = [0] * (config.max_drafts + 1)
+
+    @property
+    def right_by_position(self) -> tuple[int, ...]:
+        """How often the first guess of a round was right, the second, ..."""
+        return tuple(accumulate(reversed(self.rounds_by_right[1:])))[::-1]
 
     def plan(self, counts: dict[Sequence, int], num_running: int) -> dict[Sequence, list[int]]:
         """Guesses for sequences of the step that decode, as far as they are likely to pay.
@@ -49,13 +59,16 @@ class Speculation:
                     drafts[sequence] = guesses
                     left -= len(guesses)
         self.num_drafts += sum(map(len, drafts.values()))
+        self.num_rounds += len(drafts)
         return drafts
 
     def settle(self, sequence: Sequence, row: ScheduledRow, output: RowOutput) -> None:
         """What was computed after the first wrong guess is void. Call before the next plan."""
         if row.num_drafts and output.token_ids:
             sequence.num_computed_tokens = row.start + len(output.token_ids)
-            self.num_right += len(output.token_ids) - 1
+            num_right = len(output.token_ids) - 1
+            self.num_right += num_right
+            self.rounds_by_right[num_right] += 1
 
     def _decodes(self, sequence: Sequence) -> bool:
         """Whether all its tokens are known and only the last one, a drawn one, is not computed."""

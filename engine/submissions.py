@@ -49,7 +49,10 @@ class _Submission:
 
 
 class Submissions:
-    """Passes requests on with `send`, holds them back while there is nobody to take them."""
+    """Passes requests on with `send`, holds them back while there is nobody to take them.
+
+    `num_resubmitted` counts those that were passed on again, to another engine process.
+    """
 
     def __init__(self, send: Callable[[ToEngine], None]) -> None:
         self._send = send
@@ -60,16 +63,15 @@ class Submissions:
         self._trial = Request("", [0])
         self._num_trial_choices = 0  # unfinished
         self._trial_has_started = False
+        self.num_resubmitted = 0
 
     def add(self, reader: Reader, requests: list[Request]) -> None:
         """Hand over requests with new ids, now or as soon as there is an engine to take them."""
-        submissions = []
         for request in requests:
             assert request.request_id not in self._submissions, "request ids are used once"
-            submissions.append(_Submission(request, reader))
-            self._submissions[request.request_id] = submissions[-1]
-        if not self._is_down and self._on_trial is None:
-            self._submit(submissions)
+            self._submissions[request.request_id] = submission = _Submission(request, reader)
+            if not self._is_down and self._on_trial is None:
+                self._submit(submission)
 
     def abort(self, request_id: str, index: int | None) -> None:
         """A reader gave up one choice, which it knows to be closed, or all."""
@@ -161,8 +163,8 @@ class Submissions:
                 self._try(suspect)
                 return
         for submission in list(self._submissions.values()):
-            if not submission.is_sent:  # one message for each: all together might be too large
-                self._submit([submission])
+            if not submission.is_sent:
+                self._submit(submission)
 
     def _try(self, suspect: _Submission) -> None:
         request = suspect.request
@@ -181,12 +183,13 @@ class Submissions:
         )
         self._send(Add([self._trial]))
 
-    def _submit(self, submissions: list[_Submission]) -> None:
-        self._send(Add([submission.request for submission in submissions]))
-        for submission in submissions:
-            submission.is_sent = True
-            submission.num_sendings += 1
-            request = submission.request
-            for index in range(request.n):
-                if not submission.reader.is_open(request.request_id, index):
-                    self._send(Abort(request.request_id, index))
+    def _submit(self, submission: _Submission) -> None:
+        request = submission.request
+        # One message for each: all of a call together might be too large for one.
+        self._send(Add([request]))
+        submission.is_sent = True
+        self.num_resubmitted += submission.num_sendings > 0
+        submission.num_sendings += 1
+        for index in range(request.n):
+            if not submission.reader.is_open(request.request_id, index):
+                self._send(Abort(request.request_id, index))

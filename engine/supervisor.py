@@ -1,43 +1,20 @@
-"""Keeps one engine process alive: starts it, watches it, starts it again when it dies.
+"""Keeps one engine process alive: starts it, starts it again when it dies or hangs.
 
 An unexpected end is told at once; the next process follows after a pause that doubles from 0.1 s
-to 10 s. One that hangs is killed. After too many ends in a row it gives up. Knows the process,
-its start and its pulse (Init, Loading, Ready, Ping, Pong, Fatal); what else it says is passed on
-unread.
+to 10 s. After too many ends in a row it gives up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from engine.channel import AsyncChannel, ChannelError
+from engine.child import EngineChild
 from engine.config import EngineConfig
 from engine.errors import EngineDeadError, EngineStartError
-from engine.messages import (
-    EngineInfo,
-    Fatal,
-    FromEngine,
-    Init,
-    Loading,
-    Ping,
-    Pong,
-    Ready,
-    ToEngine,
-)
-from engine.watchdog import Watchdog
-
-# How long a process that was told to go, or said that it cannot go on, may take until it is killed.
-EXIT_GRACE_SECONDS = 3.0
-
-_STDERR = 2
+from engine.messages import EngineInfo, FromEngine, ToEngine
 
 logger = logging.getLogger("octavo.engine")
 
@@ -75,142 +52,13 @@ class Backoff:
         return pause
 
 
-class EngineChild:
-    """One engine process, from its start until it is reaped. Made by `start`."""
-
-    def __init__(
-        self,
-        on_message: Callable[[FromEngine], None],
-        on_progress: Callable[[str, float], None] | None,
-        timeout: float,
-    ) -> None:
-        self._on_message = on_message
-        self._on_progress = on_progress
-        self._watchdog = Watchdog(timeout, lambda: self._channel.send(Ping()), self._hangs)
-        self._timeout = timeout
-        self._ready: asyncio.Future[EngineInfo | None] = asyncio.get_running_loop().create_future()
-        self._down = asyncio.Event()
-        self._complaint: str | None = None
-        self._channel: AsyncChannel
-        self._process: subprocess.Popen[bytes]
-
-    @classmethod
-    async def start(
-        cls,
-        module: str,
-        config: EngineConfig,
-        on_message: Callable[[FromEngine], None],
-        on_progress: Callable[[str, float], None] | None,
-    ) -> EngineChild:
-        """Run `python -m module` and send it Init. Raises EngineStartError."""
-        child = cls(on_message, on_progress, config.engine_timeout)
-        try:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                child._channel = await AsyncChannel.open(ours, child._receive, child._lost)
-                try:
-                    child._channel.send(Init(config))
-                    child._process = _spawn(module, theirs)
-                except BaseException:
-                    child._channel.close()
-                    raise
-        except OSError as error:
-            raise EngineStartError(f"the engine process cannot be run: {error}") from error
-        return child
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def channel(self) -> AsyncChannel:
-        return self._channel
-
-    @property
-    def is_ready(self) -> bool:
-        return self._ready.done() and not self._down.is_set()
-
-    @property
-    def complaint(self) -> str | None:
-        """What was wrong, in the words of the process itself or of the channel, if anything."""
-        return self._complaint
-
-    async def wait_ready(self) -> EngineInfo:
-        """Wait until the engine has loaded. Raises EngineStartError, the process being gone."""
-        info = await self._ready
-        if info is None:
-            ending = await self.wait_gone()
-            raise EngineStartError(
-                self._complaint
-                or f"the engine process stopped while it was loading ({ending}); "
-                "what it wrote before may say why"
-            )
-        return info
-
-    async def wait_gone(self) -> str:
-        """Wait until the process ends by itself, and reap it: how it ended, in words."""
-        await self._down.wait()
-        return await self._reap()
-
-    async def stop(self) -> None:
-        """Close the channel, which asks the process to go; kill it if it stays."""
-        self._watchdog.stop()
-        self._channel.close()
-        await self._reap()
-
-    async def _reap(self) -> str:
-        try:
-            # In a thread: an event loop can wait for a process only with a child watcher, which
-            # ties it to the main thread.
-            await asyncio.to_thread(self._process.wait, EXIT_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            logger.warning("engine process %d does not end; killing it", self.pid)
-        finally:
-            self._channel.close()
-            self._process.kill()
-            code = self._process.wait()
-        return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-
-    def _receive(self, message: FromEngine) -> None:
-        self._watchdog.hear()
-        match message:
-            case Pong():
-                pass
-            case Loading():
-                if self._on_progress is not None:
-                    self._on_progress(message.phase, message.fraction)
-            case Ready():
-                if not self._ready.done():  # who waited for it may have been cancelled
-                    self._ready.set_result(message.info)
-                    self._watchdog.start()
-            case Fatal():
-                self._complaint = message.message
-                self._set_down()
-            case _:
-                self._on_message(message)
-
-    def _lost(self, error: ChannelError | None) -> None:
-        if error is not None:
-            self._complaint = f"the engine process sent what is not a message: {error}"
-        self._set_down()
-
-    def _hangs(self) -> None:
-        self._complaint = f"it finished no step for {self._timeout:g} s (--engine-timeout)"
-        self._process.kill()  # asking it would be of no use
-        self._set_down()
-
-    def _set_down(self) -> None:
-        self._watchdog.stop()
-        self._down.set()
-        if not self._ready.done():
-            self._ready.set_result(None)
-
-
 class Supervisor:
     """One engine process after the other, until `close`.
 
     `on_message` gets what a ready engine says, `on_death` the way it ended, unasked, in words, and
-    `on_return` follows when another one is ready, or `on_give_up`.
+    `on_return` follows when another one is ready, or `on_give_up`. `num_restarts` counts the
+    returns, `num_failed_starts` those that came to nothing, `num_hangs` the processes that were
+    ended because they did nothing, loading ones too.
     """
 
     def __init__(
@@ -234,6 +82,9 @@ class Supervisor:
         self._child: EngineChild | None = None
         self._watch: asyncio.Task[None] | None = None
         self._is_closed = False
+        self.num_restarts = 0
+        self.num_failed_starts = 0
+        self.num_hangs = 0
 
     @property
     def is_ready(self) -> bool:
@@ -287,9 +138,13 @@ class Supervisor:
             if self._is_closed:
                 await child.stop()
             info = await child.wait_ready()
+            if self._is_closed:  # just when it came up
+                raise EngineStartError("the engine was shut down while it was starting")
         except asyncio.CancelledError:
             await child.stop()
             raise
+        finally:
+            self.num_hangs += child.is_hung
         logger.info("engine process %d ready after %.1f s", child.pid, info.load_seconds)
         return info
 
@@ -298,7 +153,8 @@ class Supervisor:
         while True:
             assert self._child is not None
             ready_since = time.monotonic()
-            ending = await self._child.wait_gone()
+            ending = await self._child.wait_down()
+            self.num_hangs += self._child.is_hung
             seconds_up = time.monotonic() - ready_since
             logger.error(
                 "engine process %d stopped unexpectedly (%s): %s",
@@ -307,6 +163,7 @@ class Supervisor:
                 self._child.complaint or "it did not say why",
             )
             self._on_death(ending)
+            await self._child.stop()
             await self._restart(backoff, seconds_up)
 
     async def _restart(self, backoff: Backoff, seconds_up: float) -> None:
@@ -322,38 +179,9 @@ class Supervisor:
                 await self._launch()
             except EngineStartError as error:
                 logger.error("the engine could not be started again: %s", error)
+                self.num_failed_starts += 1
                 seconds_up = 0.0
             else:
+                self.num_restarts += 1
                 self._on_return()
                 return
-
-
-def _spawn(module: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
-    """Run `module` with one end of the channel and no other open file.
-
-    Its own session keeps the terminal's Ctrl+C from it. `-P` and PYTHONPATH make it import our
-    packages and not what lies in the working directory. Standard output belongs to the API process
-    alone, so the engine's joins standard error.
-    """
-    root = str(Path(__file__).resolve().parent.parent)
-    inherited = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([root, inherited]) if inherited else root
-    return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-P", "-m", module, str(theirs.fileno())],
-        stdin=subprocess.DEVNULL,
-        stdout=_STDERR,
-        pass_fds=[theirs.fileno()],
-        start_new_session=True,
-        # GNU OpenMP's threads spin at each barrier before they sleep. Its own default spins long
-        # enough to take the cores from the API process (a step then took up to eight times as
-        # long), none at all wakes too slowly: benchmarks/RESULTS.md.
-        # And the C library is to keep what a step frees for the next one: a step's logits alone are
-        # megabytes, which the system would clear each time.
-        env={
-            "GOMP_SPINCOUNT": "20000",
-            "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
-            "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
-            **os.environ,
-            "PYTHONPATH": path,
-        },
-    )

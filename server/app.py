@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -38,9 +38,13 @@ def create_app(
     *,
     api_keys: ApiKeys,
     facts: ModelFacts | None = None,
+    new_watch: Callable[[Engine, Settings, str], Watch] = Watch,
 ) -> FastAPI:
     """The API over a started engine. `model_names`: the model's own name first, then aliases.
-    `facts` are told by `/v1/models`."""
+
+    `facts` are told by `/v1/models`. `new_watch` makes what watches it;
+    `benchmarks/observability.py` has one that sees nothing.
+    """
     app = _Application(
         needs_key=bool(api_keys),
         allows_unknown=settings.allow_unknown_params,
@@ -52,7 +56,7 @@ def create_app(
         redirect_slashes=False,
     )
     queue = RequestQueue(engine, settings)
-    watch = Watch(engine, settings, model_names[0])
+    watch = new_watch(engine, settings, model_names[0])
     app.state.services = Services(
         engine, tokenizer, settings, model_names, queue, watch, facts=facts
     )

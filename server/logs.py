@@ -24,6 +24,9 @@ LogFormat = Literal["auto", "json", "console"]
 MAX_WAITING_LINES = 10_000
 LAST_WORDS_SECONDS = 2.0  # for what waits at the end
 
+# Asked again and again by machines, whom nobody wants to read of.
+_PROBES = frozenset(("/health", "/livez", "/readyz", "/ping", "/metrics"))
+
 # C0 and C1 controls, the line and paragraph separators, and what changes the direction of text.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -71,6 +74,14 @@ def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     if record.stack_info:
         parts.append(formatter.formatStack(record.stack_info))
     return "\n".join(parts)
+
+
+def is_no_probe(record: logging.LogRecord) -> bool:
+    """False for the lines of uvicorn's access log that tell of probes and scrapes."""
+    if record.name != "uvicorn.access" or not isinstance(record.args, tuple):
+        return True
+    path = record.args[2] if len(record.args) > 2 else None  # client, method, path, ...
+    return not isinstance(path, str) or path.partition("?")[0] not in _PROBES
 
 
 class _Lines(QueueHandler):
@@ -121,6 +132,7 @@ def logging_to(log_format: LogFormat, level: str) -> Iterator[None]:
     stream = sys.stdout if log_format == "json" else sys.stderr
     waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(MAX_WAITING_LINES)
     lines = _Lines(waiting)
+    lines.addFilter(is_no_probe)
     lines.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())
     writer = _Writer(waiting, stream)
     root = logging.getLogger()

@@ -14,7 +14,7 @@ from typing import cast
 
 from fastapi import FastAPI
 
-from engine import Checkpoint, Engine, EngineClient, EngineDeadError
+from engine import Checkpoint, Engine, EngineClient
 from server.api_keys import ApiKeys
 from server.app import create_app
 from server.hosts import AllowedHosts
@@ -75,6 +75,6 @@ async def run_server(
         outcomes = await asyncio.gather(given_up, return_exceptions=True)
         services.workers.close()
         await asyncio.to_thread(services.watch.close)
-    if isinstance(outcomes[0], EngineDeadError):
+    if isinstance(outcomes[0], Exception):
         raise outcomes[0]
     return server.signal_received

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine import (
     ChoiceOutput,
     EngineDeadError,
+    EngineHistory,
     EngineInfo,
     EngineStats,
     Failure,
@@ -71,7 +72,7 @@ class FakeEngine:
     ) -> None:
         self.info = info
         self.is_ready = True
-        self.num_deaths = 0
+        self.history = EngineHistory()
         self.requests: list[Request] = []
         self.aborts: list[tuple[str, int | None]] = []
         self.num_cached_tokens = 0
@@ -124,7 +125,7 @@ class FakeEngine:
     def die(self) -> None:
         """The engine process goes away under everything that runs."""
         self.is_ready = False
-        self.num_deaths += 1
+        self.history = replace(self.history, num_deaths=self.history.num_deaths + 1)
         for running in self._running:
             running.stream.fail("the engine process stopped unexpectedly")
         self._running.clear()

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.batch import Batch, RowOutput
-from engine.channel import MAX_FRAME_BYTES, BlockingChannel
+from engine.channel import MAX_FRAME_BYTES, BlockingChannel, encode_frame
 from engine.config import EngineConfig, SchedulerConfig
 from engine.errors import CheckpointError
-from engine.messages import EngineInfo
+from engine.messages import EngineInfo, Fatal
 from engine.process import run
 
 NUM_COUNTS = 100
@@ -27,7 +27,12 @@ DIE = 100  # the process is killed
 RAISE = 101  # the step raises
 SEND_GARBAGE = 102
 SEND_OVERSIZED = 103
-ORDERS = range(NUM_COUNTS, NUM_COUNTS + 4)
+LINGER = 104  # says that it cannot go on, and stays
+ORDERS = range(NUM_COUNTS, NUM_COUNTS + 5)
+
+# A slow start, in parts.
+SLOW_PARTS = 8
+SLOW_PART_SECONDS = 0.6
 
 LIMITS = SchedulerConfig(
     num_blocks=8192,
@@ -92,6 +97,9 @@ class CountingRunner:
             raise ZeroDivisionError("the runner was\nordered to fail")
         elif order == SEND_GARBAGE:
             os.write(self._channel_fd, b"\x03\x00\x00\x00\xc1\xc1\xc1")
+        elif order == LINGER:
+            os.write(self._channel_fd, encode_frame(Fatal("it was ordered to linger")))
+            os.kill(os.getpid(), signal.SIGSTOP)
         elif order == SEND_OVERSIZED:
             os.write(self._channel_fd, (MAX_FRAME_BYTES + 1).to_bytes(4, "little"))
 
@@ -110,6 +118,10 @@ def load(
         os._exit(3)
     if order == "hang":
         time.sleep(3600)
+    if order == "slow":
+        for part in range(SLOW_PARTS):
+            time.sleep(SLOW_PART_SECONDS)
+            on_progress("reading", part / SLOW_PARTS)
     if order == "flaky":  # every second start dies
         starts = Path(argument)
         num_starts = int(starts.read_text()) if starts.exists() else 0

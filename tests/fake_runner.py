@@ -79,6 +79,20 @@ def expected_tokens(request: Request, index: int, max_model_len: int = 10**9) ->
     return token_ids
 
 
+def expected_logprobs(request: Request, token_ids: list[int]) -> list[TokenLogprobs]:
+    """Those of a choice's tokens, of the number that its parameters ask for."""
+    num_top = request.sampling.logprobs
+    assert num_top is not None
+    digest = b""
+    for token_id in request.prompt_token_ids:
+        digest = _extend(digest, token_id)
+    logprobs = []
+    for token_id in token_ids:
+        logprobs.append(_candidates(digest, num_top))
+        digest = _extend(digest, token_id)
+    return logprobs
+
+
 def expected_prompt_logprobs(request: Request) -> list[TokenLogprobs | None]:
     digest = b""
     logprobs: list[TokenLogprobs | None] = [None]

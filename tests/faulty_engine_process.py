@@ -1,7 +1,8 @@
 """The real engine process, whose runner obeys orders to fail: the last tokens of the vocabulary.
 
-An order counts when its token is computed. Run as `python -m faulty_engine_process FD`, with this
-folder on PYTHONPATH.
+An order counts when its token is computed. Where the environment's FAULTY_LOADING names a file, the
+process removes it when it has loaded half of the weights, and sends itself the signal whose number
+was in it. Run as `python -m faulty_engine_process FD`, with this folder on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from engine.batch import Batch, Handle
 from engine.channel import BlockingChannel
@@ -54,7 +56,16 @@ class FaultyRunner:
 
 
 def load(config: EngineConfig, on_progress: Callable[[str, float], None]) -> FaultyRunner:
-    return FaultyRunner(load_model(config, on_progress))
+    order = Path(os.environ.get("FAULTY_LOADING", os.devnull))
+
+    def on_faulty_progress(phase: str, fraction: float) -> None:
+        on_progress(phase, fraction)
+        if phase == "loading weights" and fraction >= 0.5 and order.is_file():
+            number = int(order.read_text())
+            order.unlink()
+            os.kill(os.getpid(), number)
+
+    return FaultyRunner(load_model(config, on_faulty_progress))
 
 
 if __name__ == "__main__":

@@ -102,14 +102,16 @@ LAYERS = {
     "engine.examine": layer("engine.config engine.limits engine.processor"),
     "engine.channel": layer("engine.errors engine.messages", "msgspec"),
     "engine.watchdog": layer(),
-    "engine.supervisor": layer(f"{CONTRACTS} engine.messages engine.channel engine.watchdog"),
+    "engine.background_log": layer(),
+    "engine.child": layer(f"{CONTRACTS} engine.messages engine.channel engine.watchdog"),
+    "engine.supervisor": layer(f"{CONTRACTS} engine.messages engine.child"),
     "engine.submissions": layer("engine.request engine.messages"),
     "engine.client": layer(
         f"{CONTRACTS} engine.stats engine.messages engine.submissions engine.supervisor"
     ),
     "engine.process": layer(
         f"{CONTRACTS} engine.stats engine.batch engine.messages engine.channel engine.core "
-        "engine.calibration "
+        "engine.calibration engine.background_log "
         "engine.runner"
     ),
     # Tensors.
@@ -178,7 +180,7 @@ LATE_IMPORTS = (
 ENVIRONMENT = (
     "server.settings",
     "octavo_client._config",
-    "engine.supervisor",
+    "engine.child",
     "engine.checkpoint.cache",
     "engine.checkpoint.wheel",
 )

@@ -59,7 +59,7 @@ async def live_app(
         "requests": app.state.services.queue,
         "drain_timeout": settings.drain_timeout,
     }
-    async with serving(app, receive_deadline, **server) as client:
+    async with serving(app, receive_deadline, log_level=settings.log_level, **server) as client:
         yield client
     await asyncio.to_thread(app.state.services.watch.close)
 
@@ -69,12 +69,14 @@ async def serving(
     app: ASGIApp,
     receive_deadline: float,
     on_server: Callable[[HttpServer], None] = lambda server: None,
+    *,
+    log_level: str = "info",
     **options: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """As `live_app`, for any application. `on_server` is given the server, which has `options`."""
     ready = asyncio.Event()
     server = HttpServer(
-        app, on_ready=ready.set, log_level="info", receive_deadline=receive_deadline, **options
+        app, on_ready=ready.set, log_level=log_level, receive_deadline=receive_deadline, **options
     )
     on_server(server)
     with bind("127.0.0.1", 0) as sock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import yaml
 from fake_engine import FakeEngine
 from live_app import MODEL, live_app
 from prometheus_client.parser import text_string_to_metric_families
+
+from engine import EngineStats, Failure
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "octavo.json").read_text())
@@ -35,12 +38,23 @@ def dashboard_queries() -> Iterator[str]:
             yield variable["query"]["query"]
 
 
+class GuessingEngine(FakeEngine):
+    async def stats(self) -> EngineStats:
+        return EngineStats(num_blocks_total=1, right_by_position=(2, 1))
+
+
 async def samples() -> dict[str, set[str]]:
     """Names of samples on the page of a server that has seen everything, with their labels."""
-    engine = FakeEngine()
+    engine = GuessingEngine(manual=True)
     async with live_app(engine) as client:
-        body = {"model": MODEL, "prompt": "x", "max_tokens": 3}
-        assert (await client.post("/v1/completions", json=body)).status_code == 200
+        body = {"model": MODEL, "prompt": "x", "max_tokens": 1}
+        for number in range(2):
+            answer = asyncio.create_task(client.post("/v1/completions", json=body))
+            await engine.until(lambda number=number: len(engine.requests) > number)
+            if number:
+                engine.fail(engine.requests[number], Failure("step_failed", "it failed"))
+            engine.step()
+            assert (await answer).status_code == (500 if number else 200)
         engine.is_ready = False
         assert (await client.post("/v1/completions", json=body)).status_code == 503
         page: httpx.Response = await client.get("/metrics")
@@ -65,11 +79,27 @@ async def test_all_metrics_and_labels_exist(queries: list[str]) -> None:
         assert set(names) <= known.keys(), query
         for name, selector in SELECTOR.findall(query):
             assert set(LABEL.findall(selector)) <= known[name] | ADDED_LABELS, query
-        for grouping in re.findall(r"\bby \(([^)]*)\)", query):
+        for grouping in re.findall(r"\b(?:by|on|ignoring) \(([^)]+)\)", query):
             labels = {label.strip() for label in grouping.split(",")}
             assert labels <= set.union(*(known[name] for name in names)) | ADDED_LABELS, query
         assert query.count("(") == query.count(")")
         assert query.count("{") == query.count("}")
+
+
+@pytest.mark.parametrize(
+    "queries",
+    [list(dashboard_queries()), [rule["expr"] for rule in RULES]],
+    ids=["dashboard", "alerts"],
+)
+def test_queries_are_promql(queries: list[str]) -> None:
+    """By a parser that knows functions and types. `label_values` and variables are Grafana's."""
+    promql = pytest.importorskip("promql_parser")
+    for query in queries:
+        query = re.sub(r"\blabel_values\((.*), \w+\)$", r"\1", query)
+        query = query.replace("$__rate_interval", "5m")
+        promql.parse(query)
+        with pytest.raises(ValueError, match=r"matrix"):
+            promql.parse(f"rate({query})")  # a rate is of a range, which none of these is
 
 
 def test_the_rules_are_as_prometheus_wants_them() -> None:

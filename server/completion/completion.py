@@ -124,12 +124,13 @@ class Completion:
         self.ticket.close(usage.num_prompt_tokens + usage.num_completion_tokens)
         # Cancelled with the client; if not, it ended early by an error.
         early = "abort" if exc and not isinstance(exc, Exception) else "error"
-        choices = (choice for choices in self._choices.values() for choice in choices)
+        choices = [choice for choices in self._choices.values() for choice in choices]
         self._record.finish(
             usage.num_prompt_tokens,
             usage.num_completion_tokens,
             usage.num_cached_tokens,
             [choice.finish_reason or early for choice in choices],
+            num_longest=max(choice.num_tokens for choice in choices),
         )
 
     def interrupt(self) -> None:
@@ -170,6 +171,7 @@ class Completion:
             self._take_prompt_logprobs(output.request_id, output.prompt_logprobs)
             touched = choices
         self._record.add_start(output.started_at)
+        self._record.num_preemptions += output.num_preemptions
         if output.token_ids:
             self._record.add_tokens(choice.index, len(output.token_ids), time.monotonic())
         choice.add(output)

@@ -6,19 +6,13 @@ The engine process begins again at zero when it has died; here its totals go on.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import fields, replace
 
-from engine import Engine, EngineDeadError, EngineStats
+from engine import Engine, EngineDeadError, EngineHistory, EngineStats
 
 # A step may take long on a slow machine; a scraper has other servers to ask.
 ANSWER_SECONDS = 1.0
 # However many ask, the engine is asked this seldom.
 FRESH_SECONDS = 0.1
-
-_GAUGES = ("num_running", "num_waiting", "num_blocks_used", "num_blocks_cached")
-_TOTALS = tuple(
-    field.name for field in fields(EngineStats) if field.name not in (*_GAUGES, "num_blocks_total")
-)
 
 
 class EngineCounts:
@@ -33,8 +27,8 @@ class EngineCounts:
         self._read_at = float("-inf")
 
     @property
-    def num_deaths(self) -> int:
-        return self._engine.num_deaths
+    def history(self) -> EngineHistory:
+        return self._engine.history
 
     async def read(self) -> EngineStats:
         """The counts of now, or the last known if the engine does not answer in time. Totals go on
@@ -56,11 +50,11 @@ class EngineCounts:
         self._read_at = asyncio.get_running_loop().time()
 
     def _note_deaths(self) -> None:
-        if self._engine.num_deaths != self._num_deaths:
-            self._num_deaths = self._engine.num_deaths
+        num_deaths = self._engine.history.num_deaths
+        if num_deaths != self._num_deaths:
+            self._num_deaths = num_deaths
             self._before = self._all()
             self._now = EngineStats(num_blocks_total=self._now.num_blocks_total)
 
     def _all(self) -> EngineStats:
-        totals = {name: getattr(self._before, name) + getattr(self._now, name) for name in _TOTALS}
-        return replace(self._now, **totals)
+        return self._now.after(self._before)

@@ -22,7 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from engine import Engine, EngineStats
+from engine import STEP_TOKEN_BOUNDS, Engine, EngineHistory, EngineStats
 from server.observe.engine_counts import EngineCounts
 from server.observe.histogram import Histogram
 from server.observe.metrics import RequestMetrics
@@ -40,7 +40,10 @@ _HISTOGRAMS = {
     "request_prefill_time_seconds": "From a request's first step to its first token.",
     "request_decode_time_seconds": "From a request's first token to its last.",
     "request_prompt_tokens": "Prompt tokens of a request.",
+    "request_prefill_kv_computed_tokens": "Prompt tokens of a request that were not in the cache.",
     "request_generation_tokens": "Generated tokens of a request.",
+    "request_max_num_generation_tokens": "Generated tokens of a request's longest choice.",
+    "request_num_preemptions": "How often choices of a request were put back to wait for memory.",
     "request_params_max_tokens": "The parameter max_tokens of a request.",
     "request_params_n": "Choices generated of each prompt of a request.",
 }
@@ -70,7 +73,8 @@ class MetricsPage:
         families: list[Metric] = []
         for prefix in self._prefixes:
             page = _Families(prefix, self._model)
-            families += page.of_engine(self._engine, stats, self._counts.num_deaths)
+            families += page.of_engine(self._engine, stats)
+            families += page.of_history(self._counts.history)
             families += page.of_requests(self._metrics)
         return generate_latest(_Collected([*families, *self._process.collect()]))
 
@@ -92,25 +96,56 @@ class _Families:
         self._prefix = prefix
         self._labels = (model, "0")
 
-    def of_engine(self, engine: Engine, stats: EngineStats, num_deaths: int) -> Iterator[Metric]:
+    def of_engine(self, engine: Engine, stats: EngineStats) -> Iterator[Metric]:
         usage = stats.num_blocks_used / max(stats.num_blocks_total, 1)
         yield self._gauge("num_requests_running", "Choices that run.", stats.num_running)
         yield self._gauge("num_requests_waiting", "Choices that wait.", stats.num_waiting)
+        yield self._labelled(
+            GaugeMetricFamily,
+            "num_requests_waiting_by_reason",
+            "Choices that wait, for room or for another one to compute their prompt.",
+            {
+                ("capacity",): stats.num_waiting - stats.num_deferred,
+                ("deferred",): stats.num_deferred,
+            },
+            "reason",
+        )
         yield self._gauge("kv_cache_usage_perc", "KV cache in use, 0 to 1.", usage)
         yield self._gauge("engine_ready", "1 if the engine takes requests.", engine.is_ready)
         for name, documentation, total in (
-            ("engine_restarts", "Times the engine process went away unasked.", num_deaths),
             ("engine_steps", "Steps of the engine.", stats.num_steps),
+            ("engine_step_failures", "Steps that failed.", stats.num_failed_steps),
             ("prompt_tokens", "Prompt tokens, cached ones included.", stats.num_prompt_tokens),
             ("prompt_tokens_cached", "Prompt tokens in the cache.", stats.num_cached_tokens),
             ("generation_tokens", "Tokens generated.", stats.num_generated_tokens),
             ("num_preemptions", "Choices put back to wait for memory.", stats.num_preemptions),
             ("prefix_cache_queries", "Prompt tokens looked up.", stats.num_looked_up_tokens),
             ("prefix_cache_hits", "Prompt tokens found.", stats.num_cached_tokens),
+            ("spec_decode_num_drafts", "Rounds of guessing.", stats.num_draft_rounds),
             ("spec_decode_num_draft_tokens", "Tokens guessed.", stats.num_drafts),
             ("spec_decode_num_accepted_tokens", "Guesses kept.", stats.num_right_drafts),
         ):
             yield self._counter(name, documentation, {(): total})
+        yield self._counter(
+            "prompt_tokens_by_source",
+            "Prompt tokens that were begun with: computed here, or found in the cache.",
+            {
+                ("local_compute",): stats.num_started_tokens - stats.num_cached_tokens,
+                ("local_cache_hit",): stats.num_cached_tokens,
+            },
+            "source",
+        )
+        yield self._counter(
+            "spec_decode_num_accepted_tokens_per_pos",
+            "Guesses kept, by their place in a round.",
+            {(str(place),): count for place, count in enumerate(stats.right_by_position)},
+            "position",
+        )
+        yield self._histogram(
+            "iteration_tokens_total",
+            "Tokens computed in a step.",
+            Histogram.of(STEP_TOKEN_BOUNDS, stats.step_tokens, stats.num_step_tokens),
+        )
         if stats.num_blocks_total:  # else the engine has not been up yet
             info = engine.info
             sizes = (str(info.block_size), str(info.num_blocks))
@@ -121,6 +156,20 @@ class _Families:
             )
             family.add_metric((*self._labels, *sizes), 1)
             yield family
+
+    def of_history(self, history: EngineHistory) -> Iterator[Metric]:
+        for name, documentation, total in (
+            ("engine_deaths", "Times a ready engine went away unasked.", history.num_deaths),
+            ("engine_restarts", "Times it was ready again.", history.num_restarts),
+            ("engine_failed_starts", "Restarts that failed.", history.num_failed_starts),
+            ("engine_hangs", "Engines ended because they did nothing.", history.num_hangs),
+            (
+                "requests_resubmitted",
+                "Requests handed to another engine without the client noticing.",
+                history.num_resubmitted,
+            ),
+        ):
+            yield self._counter(name, documentation, {(): total})
 
     def of_requests(self, metrics: RequestMetrics) -> Iterator[Metric]:
         yield self._gauge(
@@ -147,6 +196,12 @@ class _Families:
             "reason",
         )
         yield self._counter(
+            "request_failures",
+            "Requests that failed, other than by a 503, by error code.",
+            {(code,): count for code, count in metrics.failures.items()},
+            "reason",
+        )
+        yield self._counter(
             "http_requests", "HTTP requests.", metrics.http_requests, "handler", "method", "status"
         )
         for name, documentation in _HISTOGRAMS.items():
@@ -162,11 +217,22 @@ class _Families:
     def _counter(
         self, name: str, documentation: str, rows: Mapping[Any, float], *labels: str
     ) -> Metric:
-        family = CounterMetricFamily(
+        return self._labelled(CounterMetricFamily, name, documentation, rows, *labels)
+
+    def _labelled(
+        self,
+        kind: type[CounterMetricFamily | GaugeMetricFamily],
+        name: str,
+        documentation: str,
+        rows: Mapping[Any, float],
+        *labels: str,
+    ) -> Metric:
+        """A metric with a sample for each of `rows`, by the values of `labels`."""
+        family = kind(
             f"{self._prefix}:{name}", documentation, labels=("model_name", "engine", *labels)
         )
-        for values, total in rows.items():
-            family.add_metric((*self._labels, *values), total)
+        for values, value in rows.items():
+            family.add_metric((*self._labels, *values), value)
         return family
 
     def _histogram(self, name: str, documentation: str, histogram: Histogram) -> Metric:

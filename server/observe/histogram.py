@@ -18,9 +18,17 @@ class Histogram:
 
     def __init__(self, bounds: Sequence[float]) -> None:
         """`bounds` ascend; one more, infinity, is added."""
-        self.bounds = tuple(bounds)
+        self.bounds = tuple(map(float, bounds))
         self.counts = [0] * (len(self.bounds) + 1)
         self.sum = 0.0
+
+    @classmethod
+    def of(cls, bounds: Sequence[float], counts: Sequence[int], total: float) -> Histogram:
+        """One that others have counted; `counts` has one more entry than `bounds`."""
+        histogram = cls(bounds)
+        histogram.counts = list(counts)
+        histogram.sum = total
+        return histogram
 
     def observe(self, value: float, times: int = 1) -> None:
         self.counts[bisect_left(self.bounds, value)] += times

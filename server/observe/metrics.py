@@ -26,6 +26,8 @@ LATENCY_BOUNDS = (
 )
 TOKEN_BOUNDS = tuple(m * 10**e for e in range(6) for m in (1.0, 2.0, 5.0))
 CHOICE_BOUNDS = (1.0, 2.0, 5.0, 10.0, 20.0)
+# 0 is ours: most requests are never put back.
+PREEMPTION_BOUNDS = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 20.0)
 
 _REFUSED_STATUSES = (429, 503)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -35,7 +37,7 @@ class RequestMetrics:
     """What `/metrics` and `/stats` show of the requests.
 
     `http_requests` is by (route or "none", method, status); `choices` by finish reason;
-    `refusals` by error code. None of these can have a value that a client made up.
+    `refusals` and `failures` by error code. None of these can have a value that a client made up.
     """
 
     def __init__(self) -> None:
@@ -43,6 +45,7 @@ class RequestMetrics:
         self.http_requests: Counter[tuple[str, str, str]] = Counter()
         self.choices: Counter[str] = Counter(dict.fromkeys(("stop", "length", "abort", "error"), 0))
         self.refusals: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
         self.num_aborted = 0
         self.num_corrupted = 0
         self.time_to_first_token_seconds = Histogram(FIRST_TOKEN_BOUNDS)
@@ -54,7 +57,10 @@ class RequestMetrics:
         self.request_prefill_time_seconds = Histogram(LATENCY_BOUNDS)
         self.request_decode_time_seconds = Histogram(LATENCY_BOUNDS)
         self.request_prompt_tokens = Histogram(TOKEN_BOUNDS)
+        self.request_prefill_kv_computed_tokens = Histogram(TOKEN_BOUNDS)
         self.request_generation_tokens = Histogram(TOKEN_BOUNDS)
+        self.request_max_num_generation_tokens = Histogram(TOKEN_BOUNDS)
+        self.request_num_preemptions = Histogram(PREEMPTION_BOUNDS)
         self.request_params_max_tokens = Histogram(TOKEN_BOUNDS)
         self.request_params_n = Histogram(CHOICE_BOUNDS)
 
@@ -71,6 +77,8 @@ class RequestMetrics:
         self.num_corrupted += record.error_code == "numerical_error"
         if record.status in _REFUSED_STATUSES:
             self.refusals[record.error_code or "none"] += 1
+        elif record.outcome == "failed":
+            self.failures[record.error_code or "none"] += 1
         completion = record.completion
         if completion is not None and completion.finish_reasons:
             self._count(record, completion)
@@ -79,7 +87,12 @@ class RequestMetrics:
         """A completion that went to the engine, whatever became of it."""
         self.choices.update(completion.finish_reasons)
         self.request_prompt_tokens.observe(completion.num_prompt_tokens)
+        self.request_prefill_kv_computed_tokens.observe(
+            completion.num_prompt_tokens - completion.num_cached_tokens
+        )
         self.request_generation_tokens.observe(completion.num_generated_tokens)
+        self.request_max_num_generation_tokens.observe(completion.num_longest)
+        self.request_num_preemptions.observe(completion.num_preemptions)
         self.request_params_n.observe(completion.n)
         max_tokens = completion.parameters.get("max_tokens")
         if isinstance(max_tokens, int):

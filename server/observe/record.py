@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from starlette.types import Scope
 
@@ -25,6 +26,7 @@ class CompletionRecord:
     `parameters` are the sampling parameters of interest, `prompts` only there if they may be
     logged. `gap_seconds` is the sum of the gaps between tokens of the same choice, of which there
     are `num_gaps`; tokens that came together share the time since the ones before.
+    `num_preemptions` is how often the engine put one of the choices back to wait.
     """
 
     __slots__ = (
@@ -40,6 +42,8 @@ class CompletionRecord:
         "num_cached_tokens",
         "num_gaps",
         "num_generated_tokens",
+        "num_longest",
+        "num_preemptions",
         "num_prompt_tokens",
         "num_prompts",
         "parameters",
@@ -68,6 +72,8 @@ class CompletionRecord:
         self.num_prompt_tokens = 0
         self.num_generated_tokens = 0
         self.num_cached_tokens = 0
+        self.num_longest = 0
+        self.num_preemptions = 0
         self.started_at: float | None = None
         self.first_token_at: float | None = None
         self.last_token_at: float | None = None
@@ -95,9 +101,16 @@ class CompletionRecord:
             self._gaps.observe((now - before) / num_tokens, num_tokens)
 
     def finish(
-        self, num_prompt: int, num_generated: int, num_cached: int, reasons: list[str]
+        self,
+        num_prompt: int,
+        num_generated: int,
+        num_cached: int,
+        reasons: list[str],
+        *,
+        num_longest: int,
     ) -> None:
-        """The counts of tokens and, for each choice, why it ended."""
+        """The counts of tokens, those of the longest choice, and for each choice why it ended."""
+        self.num_longest = num_longest
         self.num_prompt_tokens = num_prompt
         self.num_generated_tokens = num_generated
         self.num_cached_tokens = num_cached
@@ -145,6 +158,16 @@ class RequestRecord:
     def is_turned_away(self) -> bool:
         """Whether it was refused before it came to a route: no valid HTTP, no such host, no key."""
         return self.route is None and self.status not in (200, 404)
+
+    @property
+    def outcome(self) -> Literal["finished", "refused", "failed", "aborted"]:
+        """What became of it. A stream that fails has the status 200, which was sent before."""
+        if self.status == CLIENT_CLOSED_REQUEST:
+            return "aborted"
+        if self.status == 200 and self.error_type is None:
+            return "finished"
+        is_refused = 400 <= self.status < 500 or self.status == 503
+        return "refused" if is_refused else "failed"
 
     @property
     def seconds(self) -> float:

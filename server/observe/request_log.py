@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from server.observe.record import CLIENT_CLOSED_REQUEST, RequestRecord
+from server.observe.record import RequestRecord
 
 logger = logging.getLogger("octavo.request")
 
@@ -21,18 +21,8 @@ class RequestLog:
     def ended(self, record: RequestRecord) -> None:
         is_reported = record.is_completion or record.is_turned_away
         if is_reported and logger.isEnabledFor(logging.INFO):
-            logger.info(
-                _summary(record), extra={"event": _event(record), "fields": _fields(record)}
-            )
-
-
-def _event(record: RequestRecord) -> str:
-    if record.status == CLIENT_CLOSED_REQUEST:
-        return "request_aborted"
-    if record.status == 200 and record.error_type is None:
-        return "request_finished"
-    is_refused = 400 <= record.status < 500 or record.status == 503
-    return "request_refused" if is_refused else "request_failed"
+            event = f"request_{record.outcome}"
+            logger.info(_summary(record), extra={"event": event, "fields": _fields(record)})
 
 
 def _fields(record: RequestRecord) -> dict[str, object]:

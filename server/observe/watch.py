@@ -43,12 +43,15 @@ class Watch:
         """What `GET /stats` answers. Waits for the engine as long as `EngineCounts.read` does."""
         rates = await self._load.rates()
         counts, metrics = await self._counts.read(), self._metrics
+        history = self._counts.history
         return ServerStats(
             model=self._model,
             uptime_seconds=time.monotonic() - self._begun_at,
             engine=EngineState(
                 ready=self._engine.is_ready,
-                restarts=self._counts.num_deaths,
+                deaths=history.num_deaths,
+                restarts=history.num_restarts,
+                hangs=history.num_hangs,
                 running=counts.num_running,
                 waiting=counts.num_waiting,
                 kv_cache_usage=ratio(counts.num_blocks_used, counts.num_blocks_total) or 0.0,
@@ -61,6 +64,7 @@ class Watch:
                 finished=dict(metrics.choices),
                 aborted=metrics.num_aborted,
                 refused=dict(metrics.refusals),
+                failed=dict(metrics.failures),
             ),
             prompt_tokens=counts.num_prompt_tokens,
             generation_tokens=counts.num_generated_tokens,

@@ -6,10 +6,16 @@ from pydantic import BaseModel
 
 
 class EngineState(BaseModel):
-    """Gauges of this moment, and totals since the server started. Shares are 0 to 1."""
+    """Gauges of this moment, and totals since the server started. Shares are 0 to 1.
+
+    `deaths` of ready engines, hung ones included; after `restarts` of them another was ready.
+    `hangs` counts engines that were ended because they did nothing, loading ones too.
+    """
 
     ready: bool
+    deaths: int
     restarts: int
+    hangs: int
     running: int
     waiting: int
     kv_cache_usage: float
@@ -19,12 +25,14 @@ class EngineState(BaseModel):
 
 
 class RequestState(BaseModel):
-    """HTTP requests now; since the start, choices by finish reason and what was turned away."""
+    """HTTP requests now; since the start, choices by finish reason, and completions that were
+    turned away (429, 503) or failed, by error code."""
 
     in_flight: int
     finished: dict[str, int]
     aborted: int
     refused: dict[str, int]
+    failed: dict[str, int]
 
 
 class TokenRates(BaseModel):

@@ -1,6 +1,7 @@
 """An engine process around the suspicious fake runner, which checks itself after every step.
 
-A prompt with POISON makes the step raise. Run as `python -m soak_engine_process FD`, with this
+A prompt with POISON makes the step raise. `EngineConfig.model_path` is how many launches may be
+under way at a time. Run as `python -m soak_engine_process FD`, with this
 folder and its parent on PYTHONPATH.
 """
 
@@ -35,8 +36,9 @@ LIMITS = SchedulerConfig(
 class SoakRunner(FakeRunner):
     """Forgets what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_launches: int) -> None:
         super().__init__(LIMITS.num_blocks, LIMITS.block_size, LIMITS.max_num_seqs)
+        self.max_launches = max_launches
         self.fault = _fault
         self.scheduler_config = LIMITS
         self.info = EngineInfo(
@@ -73,7 +75,7 @@ def _checked(step: Callable[[EngineCore], list[ChoiceOutput]]) -> Callable[..., 
 
 
 def load(config: EngineConfig, on_progress: Callable[[str, float], None]) -> SoakRunner:
-    return SoakRunner()
+    return SoakRunner(int(config.model_path))
 
 
 if __name__ == "__main__":

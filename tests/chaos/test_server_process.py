@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,9 +21,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def command(model: Path, *options: str) -> list[str]:
+# The server as it is, but for the pauses between starts, which add up to half a minute.
+HASTY = """
+import runpy
+import engine.supervisor
+engine.supervisor.Backoff.LONGEST = 0.4
+runpy.run_module("server", run_name="__main__", alter_sys=True)
+"""
+
+
+def command(model: Path, *options: str, program: Sequence[str] = ("-m", "server")) -> list[str]:
     return [
-        *[sys.executable, "-m", "server", str(model), "--port", "0", "--dtype", "float32"],
+        *[sys.executable, *program, str(model), "--port", "0", "--dtype", "float32"],
         *["--served-model-name", "smol", "--max-model-len", "1024", "--log-format", "console"],
         *options,
     ]
@@ -35,10 +44,11 @@ def serving(
     *options: str,
     environment: dict[str, str] | None = None,
     limit: Callable[[], None] | None = None,
+    program: Sequence[str] = ("-m", "server"),
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and its URL. What it writes goes to our own standard error."""
     process = subprocess.Popen(
-        command(model, *options),
+        command(model, *options, program=program),
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}),
         stderr=subprocess.PIPE,
@@ -81,7 +91,7 @@ def complete(
 
 
 def test_an_engine_that_dies_again_and_again_ends_the_server(builtin_model: Path) -> None:
-    with serving(builtin_model) as (process, url):
+    with serving(builtin_model, program=("-c", HASTY)) as (process, url):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         killed = set()
         assert process.stderr is not None

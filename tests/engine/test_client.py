@@ -8,6 +8,7 @@ import pytest
 from engine_children import is_idle, make_request, read_all, until
 from fake_engine_process import LIMITS, expected_tokens
 
+import engine.channel
 from engine import ChoiceOutput, EngineClient, FinishReason
 
 
@@ -109,3 +110,12 @@ async def test_a_large_message(client: EngineClient) -> None:
     async with client.add(requests) as stream:
         await anext(stream)
     await until(lambda: is_idle(client))
+
+
+async def test_requests_of_one_call_that_are_too_large_for_one_message(
+    client: EngineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine.channel, "MAX_FRAME_BYTES", 20_000)
+    requests = [make_request(f"r{i}", [i] * 2000, max_tokens=2) for i in range(10)]
+    tokens = await read_all(client.add(requests))
+    assert tokens == {(f"r{i}", 0): expected_tokens(i, 0, 2) for i in range(10)}

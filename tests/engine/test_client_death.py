@@ -23,6 +23,7 @@ import engine.client
 import engine.supervisor
 from engine import EngineClient, EngineConfig, EngineDeadError, FinishReason
 from engine.faults import STEP_FAILED
+from engine.stats import EngineHistory
 from engine.submissions import KILLED_THE_ENGINE
 
 
@@ -47,7 +48,7 @@ async def test_killed_under_streams(client: EngineClient, caplog: pytest.LogCapt
     with pytest.raises(EngineDeadError, match="is being started"):
         await client.stats()
     assert client.info.num_blocks == LIMITS.num_blocks
-    assert client.num_deaths == 1
+    assert client.history == EngineHistory(num_deaths=1)
     assert f"engine process {pid} stopped unexpectedly (killed by signal 9)" in caplog.text
 
     await until(lambda: is_ready(client))

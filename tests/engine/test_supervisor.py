@@ -7,14 +7,19 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from fake_engine_process import LINGER, SLOW_PART_SECONDS, SLOW_PARTS
 
-import engine.supervisor
+import engine.child
 from engine.config import EngineConfig
-from engine.messages import FromEngine
+from engine.errors import EngineStartError
+from engine.messages import Add, FromEngine
+from engine.request import Request
 from engine.supervisor import Backoff, Supervisor
 
 pytestmark = pytest.mark.usefixtures("child_on_path")
@@ -23,12 +28,12 @@ pytestmark = pytest.mark.usefixtures("child_on_path")
 class Watched:
     """A supervisor and what it tells."""
 
-    def __init__(self, model_path: str = "") -> None:
+    def __init__(self, model_path: str = "", engine_timeout: float = 60.0) -> None:
         self.messages: list[FromEngine] = []
         self.deaths: asyncio.Queue[str] = asyncio.Queue()
         self.progress: list[float] = []
         self.supervisor = Supervisor(
-            EngineConfig(model_path),
+            EngineConfig(model_path, engine_timeout=engine_timeout),
             "fake_engine_process",
             self.messages.append,
             self.deaths.put_nowait,
@@ -99,7 +104,7 @@ async def test_a_restart_that_fails_is_tried_again(
 async def test_a_process_that_does_not_go_is_killed(
     watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(engine.supervisor, "EXIT_GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(engine.child, "EXIT_GRACE_SECONDS", 0.05)
     pid = watched.pid
     suspend(pid)
     await watched.supervisor.close()
@@ -126,3 +131,91 @@ async def test_the_terminal_and_open_files_stay_with_the_parent(watched: Watched
         folder = f"/proc/{watched.pid}/fd"
         files = [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]
     assert len([name for name in files if name.startswith("socket:")]) == 1
+
+
+async def test_a_process_that_cannot_be_killed_holds_nothing_up(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that waits for a dead disk or device, for example: no signal ends it."""
+    monkeypatch.setattr(engine.child, "EXIT_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda self: None)
+    pid = watched.pid
+    suspend(pid)
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            longest = max(longest, time.monotonic() - before)
+
+    ticking = asyncio.create_task(tick())
+    async with asyncio.timeout(20):
+        await watched.supervisor.close()
+    ticking.cancel()
+    assert longest < 5, "the event loop waited too"
+    assert f"engine process {pid} cannot be killed" in caplog.text
+    os.kill(pid, signal.SIGKILL)
+    assert watched.supervisor._child is not None
+    watched.supervisor._child._process.wait()
+
+
+async def test_a_process_that_hangs_while_it_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.child, "LOADING_SECONDS", 1.0)
+    watched = Watched("hang", engine_timeout=0.5)
+    with pytest.raises(
+        EngineStartError, match=r"no progress for 1 s while it was loading \((reading, 0%|starting)"
+    ):
+        await watched.supervisor.start()
+    assert watched.supervisor.num_hangs == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(watched.pid, 0)
+    await watched.supervisor.close()
+
+
+async def test_a_patient_operator_waits_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.child, "LOADING_SECONDS", 0.2)
+    watched = Watched("hang", engine_timeout=1.2)
+    with pytest.raises(EngineStartError, match="no progress for 1.2 s"):
+        await watched.supervisor.start()
+    await watched.supervisor.close()
+
+
+async def test_a_slow_start_with_progress_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    patience = 3.0
+    assert 1.5 * patience < SLOW_PARTS * SLOW_PART_SECONDS
+    monkeypatch.setattr(engine.child, "LOADING_SECONDS", patience)
+    watched = Watched("slow", engine_timeout=1.0)
+    await watched.supervisor.start()
+    assert watched.supervisor.is_ready
+    await watched.supervisor.close()
+
+
+async def test_closed_just_when_it_comes_up() -> None:
+    """Nothing is watched, told or started after that."""
+    watched = Watched()
+    starting = asyncio.create_task(watched.supervisor.start())
+    while not watched.supervisor.is_ready:  # noqa: ASYNC110 - not a moment may pass
+        await asyncio.sleep(0)
+    await watched.supervisor.close()
+    with pytest.raises(EngineStartError, match="shut down"):
+        await starting
+    assert watched.deaths.empty()
+    with pytest.raises(ProcessLookupError):
+        os.kill(watched.pid, 0)
+
+
+async def test_an_end_is_told_before_the_process_is_gone(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that said that it cannot go on, and takes its time."""
+    monkeypatch.setattr(engine.child, "EXIT_GRACE_SECONDS", 1.0)
+    pid = watched.pid
+    watched.supervisor.send(Add([Request("r", [LINGER])]))
+    assert await watched.deaths.get() == "it has not ended yet"
+    os.kill(pid, 0)  # it is there
+    await watched.ready()
+    assert watched.pid != pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

@@ -11,11 +11,14 @@ import sys
 import threading
 
 import pytest
+from fake_engine import FakeEngine
 from hypothesis import given
 from hypothesis import strategies as st
+from live_app import live_app
 
 from server import logs
 from server.logs import ConsoleFormatter, JsonFormatter, logging_to, one_line
+from server.settings import Settings
 
 logger = logging.getLogger("octavo.test")
 
@@ -111,23 +114,57 @@ def test_a_log_that_nobody_reads_holds_up_nothing(monkeypatch: pytest.MonkeyPatc
     assert len(stuck.getvalue().splitlines()) <= 12
 
 
-def test_a_full_disk_is_survived() -> None:
-    code = (
-        "import logging\n"
-        "from server.logs import logging_to\n"
-        "with logging_to('json', 'info'):\n"
-        "    for _ in range(100): logging.getLogger('x').info('y' * 10000)\n"
-        "print('alive', file=__import__('sys').stderr)\n"
-    )
-    with open("/dev/full", "wb") as full:
+LOGGING = """
+import logging, sys
+from server.logs import logging_to
+with logging_to("json", "info"):
+    for _ in range(100): logging.getLogger("x").info("y" * int(sys.argv[1]))
+print("alive", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("num_characters", [10, 10_000])
+@pytest.mark.parametrize("to", ["a full disk", "a pipe without a reader"])
+def test_lines_that_cannot_be_written_are_lost_and_nothing_else(
+    to: str, num_characters: int
+) -> None:
+    if to == "a full disk":
+        output = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, output = os.pipe()
+        os.close(reader)
+    try:
         run = subprocess.run(
-            [sys.executable, "-c", code],
-            stdout=full,
+            [sys.executable, "-c", LOGGING, str(num_characters)],
+            stdout=output,
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )
-    assert run.stderr == "alive\n"
+    finally:
+        os.close(output)
+    assert (run.returncode, run.stderr) == (0, "alive\n")
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+async def test_probes_are_not_in_the_access_log(
+    level: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # uvicorn turns it off, for good, where there is to be no access log, as in other tests.
+    monkeypatch.setattr(logging.getLogger("uvicorn.access"), "propagate", True)
+    settings = Settings(log_level=level)
+    with logging_to("json", level):
+        async with live_app(FakeEngine(), settings) as client:
+            for path in ("health", "livez", "readyz", "ping?x=1", "metrics", "v1/models"):
+                assert (await client.get(f"/{path}")).status_code == 200
+            assert (await client.get("/nowhere?a=%1b[31m%0a2026")).status_code == 404
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    accesses = [line["message"] for line in lines if line.get("logger") == "uvicorn.access"]
+    assert len(accesses) == (2 if level == "debug" else 0)
+    if accesses:
+        assert "GET /v1/models " in accesses[0]
+        assert "GET /nowhere?a=" in accesses[1]
+        assert accesses[1].isprintable()
 
 
 def test_handlers_go_as_they_came() -> None:

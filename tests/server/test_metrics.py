@@ -14,7 +14,15 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from raw_http import connect
 
-from engine import ChoiceOutput, EngineDeadError, EngineStats, Failure, Request
+from engine import (
+    STEP_TOKEN_BOUNDS,
+    ChoiceOutput,
+    EngineDeadError,
+    EngineHistory,
+    EngineStats,
+    Failure,
+    Request,
+)
 from server.observe import engine_counts
 from server.observe.metrics import FIRST_TOKEN_BOUNDS, GAP_BOUNDS, LATENCY_BOUNDS
 from server.settings import Settings
@@ -23,18 +31,28 @@ URL = "/v1/completions"
 COMPLETION = {"model": MODEL, "prompt": "abc", "max_tokens": 4}
 
 # Suffixes and types of vLLM's metrics, as its dashboards and routers read them.
-GAUGES = {"num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"}
+GAUGES = {
+    "num_requests_running",
+    "num_requests_waiting",
+    "num_requests_waiting_by_reason",
+    "kv_cache_usage_perc",
+    "cache_config_info",
+}
 COUNTERS = {
     "prompt_tokens",
     "prompt_tokens_cached",
+    "prompt_tokens_by_source",
     "generation_tokens",
     "request_success",
     "num_preemptions",
     "prefix_cache_queries",
     "prefix_cache_hits",
     "corrupted_requests",
+    "admission_rejections",
+    "spec_decode_num_drafts",
     "spec_decode_num_draft_tokens",
     "spec_decode_num_accepted_tokens",
+    "spec_decode_num_accepted_tokens_per_pos",
 }
 HISTOGRAMS = {
     "time_to_first_token_seconds",
@@ -46,9 +64,13 @@ HISTOGRAMS = {
     "request_prefill_time_seconds",
     "request_decode_time_seconds",
     "request_prompt_tokens",
+    "request_prefill_kv_computed_tokens",
     "request_generation_tokens",
+    "request_max_num_generation_tokens",
+    "request_num_preemptions",
     "request_params_max_tokens",
     "request_params_n",
+    "iteration_tokens_total",
 }
 
 
@@ -110,7 +132,8 @@ def no_reuse(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("compat", ["none", "vllm"])
 async def test_names_types_and_labels_are_vllms(compat: str) -> None:
-    async with live_app(FakeEngine(), Settings(metrics_compat=compat)) as client:
+    engine = CountedEngine()
+    async with live_app(engine, Settings(metrics_compat=compat)) as client:
         await client.post(URL, json=COMPLETION)
         page = await page_of(client)
     expected = {"gauge": GAUGES, "counter": COUNTERS, "histogram": HISTOGRAMS}
@@ -173,6 +196,8 @@ async def test_what_requests_did_is_counted() -> None:
     assert page.value("http_requests_total", handler="none", status="404") == 1
     assert page.value("request_prompt_tokens_sum") == 9  # each prompt has a token before it
     assert page.value("request_generation_tokens_sum") == 6 * 4 + 3
+    assert page.value("request_max_num_generation_tokens_sum") == 4 + 3
+    assert page.value("request_prefill_kv_computed_tokens_sum") == 9
     # Three gaps between four tokens of six choices, and two between three.
     assert page.value("inter_token_latency_seconds_count") == 6 * 3 + 2
     assert page.value("e2e_request_latency_seconds_count") == 2
@@ -236,6 +261,7 @@ async def test_clients_that_go_away_and_engines_that_fail() -> None:
         refused = await client.post(URL, json=COMPLETION)
         assert refused.status_code == 503
         page = await page_of(client)
+        stats = (await client.get("/stats")).json()
     assert page.value("requests_aborted_total") == 1
     assert page.value("http_requests_total", status="499") == 1
     assert page.value("request_success_total", finished_reason="abort") == 1
@@ -243,7 +269,12 @@ async def test_clients_that_go_away_and_engines_that_fail() -> None:
     assert page.value("corrupted_requests_total") == 1
     assert page.value("admission_rejections_total", reason="model_loading") == 1
     assert page.value("engine_ready") == 0
-    assert page.value("engine_restarts_total") == 1
+    assert page.value("request_failures_total", reason="numerical_error") == 1
+    assert page.value("request_failures_total", reason="engine_restarting") == 1
+    assert stats["requests"]["failed"] == {"numerical_error": 1, "engine_restarting": 1}
+    assert stats["requests"]["refused"] == {"model_loading": 1}
+    assert page.value("engine_deaths_total") == stats["engine"]["deaths"] == 1
+    assert page.value("engine_restarts_total") == stats["engine"]["restarts"] == 0
     assert page.value("e2e_request_latency_seconds_count") == 0
     assert page.value("http_requests_in_flight") == 1  # the one that asks
 
@@ -263,8 +294,15 @@ async def test_totals_go_on_when_the_engine_begins_again(monkeypatch: pytest.Mon
                 num_steps=4,
                 num_preemptions=2,
                 num_drafts=9,
+                num_draft_rounds=4,
                 num_right_drafts=5,
+                right_by_position=(3, 2),
                 num_waiting=6,
+                num_deferred=2,
+                num_started_tokens=28,
+                num_failed_steps=1,
+                step_tokens=(1, 3, *[0] * (len(STEP_TOKEN_BOUNDS) - 1)),
+                num_step_tokens=19,
             )
             page = await page_of(client)
             assert page.value("generation_tokens_total") == 50
@@ -278,7 +316,21 @@ async def test_totals_go_on_when_the_engine_begins_again(monkeypatch: pytest.Mon
             assert page.value("num_preemptions_total") == 2
             assert page.value("spec_decode_num_draft_tokens_total") == 9
             assert page.value("spec_decode_num_accepted_tokens_total") == 5
+            assert page.value("spec_decode_num_drafts_total") == 4
+            name = "spec_decode_num_accepted_tokens_per_pos_total"
+            assert [page.value(name, position=place) for place in "012"] == [3, 2, 0]
             assert page.value("num_requests_waiting") == 6
+            name = "num_requests_waiting_by_reason"
+            assert page.value(name, reason="capacity") == 4
+            assert page.value(name, reason="deferred") == 2
+            name = "prompt_tokens_by_source_total"
+            assert page.value(name, source="local_compute") == 20
+            assert page.value(name, source="local_cache_hit") == 8
+            assert page.value("engine_step_failures_total") == 1
+            assert page.value("iteration_tokens_total_bucket", le="1.0") == 1
+            assert page.value("iteration_tokens_total_bucket", le="8.0") == 4
+            assert page.value("iteration_tokens_total_count") == 4
+            assert page.value("iteration_tokens_total_sum") == 19
             engine.die()
             page = await page_of(client)
             assert page.value("generation_tokens_total") == 50
@@ -286,9 +338,15 @@ async def test_totals_go_on_when_the_engine_begins_again(monkeypatch: pytest.Mon
             assert page.value("kv_cache_usage_perc") == 0
             engine.is_ready = True
             engine.counts = EngineStats(num_generated_tokens=7, num_blocks_total=100)
+            engine.history = EngineHistory(1, 1, 2, 3, num_resubmitted=4)
             page = await page_of(client)
             assert page.value("generation_tokens_total") == 57
+            assert page.value("iteration_tokens_total_count") == 4
+            assert page.value("engine_deaths_total") == 1
             assert page.value("engine_restarts_total") == 1
+            assert page.value("engine_failed_starts_total") == 2
+            assert page.value("engine_hangs_total") == 3
+            assert page.value("requests_resubmitted_total") == 4
 
 
 async def test_an_engine_that_hangs_hides_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

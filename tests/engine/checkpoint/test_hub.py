@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub_server import COMMIT, Hub, serving
@@ -42,6 +44,14 @@ UNWANTED = {
     "big/m-00001-of-00002.gguf": b"GGUF, the first part",
     "big/m-00002-of-00002.gguf": b"GGUF, the second part",
 }
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub waits between its tries, and longer each time; here nobody has to."""
+    hasty = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
+    for module in ("huggingface_hub.file_download", "huggingface_hub.utils._http"):
+        monkeypatch.setattr(f"{module}.time", hasty)
 
 
 @pytest.fixture
