@@ -21,8 +21,8 @@ from pathlib import Path
 from engine.channel import AsyncChannel, ChannelError
 from engine.config import EngineConfig
 from engine.errors import EngineDeadError, EngineStartError
+from engine.info import EngineInfo
 from engine.messages import (
-    EngineInfo,
     Fatal,
     FromEngine,
     Init,

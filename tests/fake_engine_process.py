@@ -19,7 +19,7 @@ from engine.batch import Batch, RowOutput
 from engine.channel import MAX_FRAME_BYTES, BlockingChannel
 from engine.config import EngineConfig, SchedulerConfig
 from engine.errors import CheckpointError
-from engine.messages import EngineInfo
+from engine.info import EngineInfo
 from engine.process import run
 
 NUM_COUNTS = 100
