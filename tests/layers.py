@@ -82,7 +82,7 @@ LAYERS = {
     # Files on disk, without torch.
     "engine.checkpoint": layer("engine.errors", "numpy huggingface_hub"),
     # The seam. The parent's side never imports what the child needs.
-    "engine": layer(f"{CONTRACTS} engine.stats engine.messages engine.client engine.checkpoint."),
+    "engine": layer(f"{CONTRACTS} engine.stats engine.client engine.checkpoint."),
     "engine.channel": layer("engine.errors engine.messages", "msgspec"),
     "engine.watchdog": layer(),
     "engine.supervisor": layer(f"{CONTRACTS} engine.messages engine.channel engine.watchdog"),
