@@ -41,7 +41,9 @@ def time_each(work: Callable[[], object], device: torch.device, repeats: int) ->
     return [1e-3 * a.elapsed_time(b) for a, b in zip(events, events[1:], strict=False)]
 
 
-def time_in_turn(works: Sequence[Callable[[], object]], device: torch.device) -> float:
+def time_in_turn(
+    works: Sequence[Callable[[], object]], device: torch.device, repeats: int = 20
+) -> float:
     """Seconds of one of `works`, which run one after the other. On a GPU as parts of one graph, so
     that the host's time for launching them is not in it."""
 
@@ -50,7 +52,7 @@ def time_in_turn(works: Sequence[Callable[[], object]], device: torch.device) ->
             work()
 
     repeated = CudaRecorder().record(all_of_them) if device.type == "cuda" else all_of_them
-    return median(time_each(repeated, device, 20)) / len(works)
+    return median(time_each(repeated, device, repeats)) / len(works)
 
 
 def copy_bandwidth(device: torch.device, num_bytes: int) -> float:
