@@ -37,7 +37,16 @@ def test_a_completion(builtin_model: Path, tmp_path: Path) -> None:
     paths = [str(tmp_path), str(ROOT), str(ROOT / "clients/python")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HOOKED": str(hooked)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "server", str(builtin_model), "--port", "0"],
+        [
+            sys.executable,
+            "-m",
+            "server",
+            str(builtin_model),
+            "--port",
+            "0",
+            "--served-model-name",
+            "smol",
+        ],
         cwd=ROOT,
         env=environment,
         stderr=subprocess.PIPE,
@@ -55,7 +64,7 @@ def test_a_completion(builtin_model: Path, tmp_path: Path) -> None:
         assert "C++ (" in output, output
         answer = httpx.post(
             f"{url[0]}/v1/completions",
-            json={"model": "smollm2-135m-instruct", "prompt": "The sea", "max_tokens": 6},
+            json={"model": "smol", "prompt": "The sea", "max_tokens": 6},
             timeout=60,
         )
         assert answer.status_code == 200, answer.text
