@@ -14,7 +14,7 @@ from collections.abc import Callable
 from engine.batch import Batch, RowOutput
 from engine.channel import BlockingChannel
 from engine.config import EngineConfig, SchedulerConfig
-from engine.messages import EngineInfo
+from engine.info import EngineInfo
 from engine.process import run
 from engine.request import TokenLogprobs
 

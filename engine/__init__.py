@@ -2,7 +2,15 @@
 
 This is all that may be imported from outside. Importing it loads no torch: the model lives in a
 child process that `EngineClient` starts and keeps alive.
+
+The client's names are looked up when they are asked for: what speaks to the child needs msgspec,
+and whoever runs the engine in a process of its own (benchmarks on a borrowed GPU) may not have it.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
 
 from engine.checkpoint import (
     BUILTIN_MODEL,
@@ -16,11 +24,10 @@ from engine.checkpoint import (
     open_checkpoint,
     resolve_model,
 )
-from engine.client import Engine, EngineClient, OutputStream
 from engine.config import EngineConfig
 from engine.errors import CheckpointError, EngineDeadError, EngineStartError, OctavoError
 from engine.examine import EngineProspect, Machine, examine_engine, examine_machine
-from engine.messages import EngineInfo
+from engine.info import EngineInfo
 from engine.request import (
     BeamSearch,
     ChoiceOutput,
@@ -33,10 +40,12 @@ from engine.request import (
 )
 from engine.stats import STEP_TOKEN_BOUNDS, EngineHistory, EngineStats
 
+if TYPE_CHECKING:
+    from engine.client import Engine, EngineClient, OutputStream
+
 __all__ = [
     "AddedToken",
     "BUILTIN_MODEL",
-    "STEP_TOKEN_BOUNDS",
     "BeamSearch",
     "CachedModel",
     "Checkpoint",
@@ -58,6 +67,7 @@ __all__ = [
     "OctavoError",
     "OutputStream",
     "Request",
+    "STEP_TOKEN_BOUNDS",
     "SamplingParams",
     "TokenLogprobs",
     "TokenizerData",
@@ -69,3 +79,12 @@ __all__ = [
     "open_checkpoint",
     "resolve_model",
 ]
+
+_OF_THE_CLIENT = ("Engine", "EngineClient", "OutputStream")
+
+
+def __getattr__(name: str) -> object:
+    """Called for names that this module does not have."""
+    if name not in _OF_THE_CLIENT:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("engine.client"), name)

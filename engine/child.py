@@ -21,7 +21,8 @@ from pathlib import Path
 from engine.channel import AsyncChannel, ChannelError
 from engine.config import EngineConfig
 from engine.errors import EngineStartError
-from engine.messages import EngineInfo, Fatal, FromEngine, Init, Loading, Ping, Pong, Ready
+from engine.info import EngineInfo
+from engine.messages import Fatal, FromEngine, Init, Loading, Ping, Pong, Ready
 from engine.watchdog import Watchdog
 
 # Silence of a process that loads, after which it is taken to hang, or as long as --engine-timeout

@@ -15,7 +15,8 @@ from typing import Protocol, Self
 
 from engine.config import EngineConfig
 from engine.errors import EngineDeadError
-from engine.messages import EngineInfo, FromEngine, GetStats, Started, Stats, Step
+from engine.info import EngineInfo
+from engine.messages import FromEngine, GetStats, Started, Stats, Step
 from engine.request import ChoiceOutput, Request
 from engine.stats import EngineHistory, EngineStats
 from engine.submissions import Submissions

@@ -1,7 +1,7 @@
 """What the API process and the engine process say to each other, as msgspec types (no pickle).
 
 Frames are a 4-byte little-endian length and a MessagePack body. One `Step` carries the outputs of
-all requests of one engine step. `request.py` types travel inside as they are.
+all requests of one engine step. The types of `request.py` and `info.py` travel inside as they are.
 """
 
 from __future__ import annotations
@@ -9,26 +9,9 @@ from __future__ import annotations
 import msgspec
 
 from engine.config import EngineConfig
+from engine.info import EngineInfo
 from engine.request import ChoiceOutput, Request
 from engine.stats import EngineStats
-
-
-class EngineInfo(msgspec.Struct, frozen=True):
-    """The engine as it came up: what the banner, `/v1/models` and admission need to know."""
-
-    architecture: str
-    vocab_size: int
-    num_parameters: int
-    max_model_len: int
-    device: str
-    dtype: str
-    kernels: str
-    num_blocks: int
-    block_size: int
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    load_seconds: float
-
 
 # API process -> engine process
 

@@ -24,10 +24,10 @@ from engine.channel import BlockingChannel, ChannelClosed
 from engine.config import EngineConfig, SchedulerConfig
 from engine.core import EngineCore
 from engine.errors import OctavoError
+from engine.info import EngineInfo
 from engine.messages import (
     Abort,
     Add,
-    EngineInfo,
     Fatal,
     GetStats,
     Init,

@@ -25,11 +25,11 @@ from engine.config import EngineConfig, SchedulerConfig
 from engine.device import Target, resolve_limits, resolve_target
 from engine.errors import EngineStartError
 from engine.graphs import CudaRecorder, DecodeGraphs, Recorder
+from engine.info import EngineInfo
 from engine.kernels import keeps_quantized, select
 from engine.kernels.base import Kernels
 from engine.kv_cache import KVCache
 from engine.memory_profile import CudaMemory
-from engine.messages import EngineInfo
 from engine.models import Model, build_model
 from engine.request import Failure, TokenLogprobs
 from engine.sampler import Sampled, SamplingState, prompt_logprobs

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from engine.child import EngineChild
 from engine.config import EngineConfig
 from engine.errors import EngineDeadError, EngineStartError
-from engine.messages import EngineInfo, FromEngine, ToEngine
+from engine.info import EngineInfo
+from engine.messages import FromEngine, ToEngine
 
 logger = logging.getLogger("octavo.engine")
 

@@ -9,24 +9,26 @@ from ragged_layout import ragged_layout
 from torch import Tensor
 
 from engine.attention import CAUSAL, AttentionRule, StepLayout
-from engine.kernels.base import Kernels
+from engine.kernels.base import HeadNorms, Kernels
 from engine.kernels.cpu import CpuKernels
 
 
 @dataclass(frozen=True)
 class Step:
-    """Random rows of `spans` (start, num_tokens). Whatever no token may see is NaN."""
+    """Random rows of `spans` (start, num_tokens). Whatever no token may see is NaN. `norms` are
+    those of its query and key heads."""
 
     layout: StepLayout
     qkv: Tensor
     cos_sin: Tensor
     kv: Tensor
+    norms: HeadNorms | None = None
 
     def run(self, kernels: Kernels, rule: AttentionRule = CAUSAL) -> tuple[Tensor, Tensor]:
         """Attention of the step's tokens, and the pages afterwards."""
         plan = kernels.plan(self.layout)
         kv = lay_out(self.kv, kernels)
-        q = kernels.rotary_store_kv(self.qkv.clone(), self.cos_sin, kv, plan)
+        q = kernels.rotary_store_kv(self.qkv.clone(), self.cos_sin, kv, plan, self.norms)
         attended = kernels.paged_attention(q, kv, plan, rule).clone()
         return attended, lay_back(kv, kernels)
 
@@ -42,7 +44,9 @@ class Step:
 
     def clean(self) -> Step:
         """In float32 and with zeros for NaN: for an oracle that reads whole pages."""
-        return replace(self, qkv=self.qkv.float(), kv=self.kv.float().nan_to_num(nan=0.0))
+        norms = self.norms and HeadNorms(self.norms.q.float(), self.norms.k.float(), self.norms.eps)
+        kv = self.kv.float().nan_to_num(nan=0.0)
+        return replace(self, qkv=self.qkv.float(), kv=kv, norms=norms)
 
     def to(self, device: torch.device) -> Step:
         layout = replace(
@@ -51,7 +55,11 @@ class Step:
             positions=self.layout.positions.to(device),
             block_tables=self.layout.block_tables.to(device),
         )
-        return Step(layout, self.qkv.to(device), self.cos_sin.to(device), self.kv.to(device))
+        norms = self.norms and HeadNorms(
+            self.norms.q.to(device), self.norms.k.to(device), self.norms.eps
+        )
+        tensors = (tensor.to(device) for tensor in (self.qkv, self.cos_sin, self.kv))
+        return Step(layout, *tensors, norms)
 
 
 def lay_out(kv: Tensor, kernels: Kernels) -> Tensor:
@@ -105,3 +113,10 @@ def make_step(
     cos, sin = angles.cos(), angles.sin()
     cos_sin = torch.cat((cos, cos, -sin, sin), -1).view(num_tokens, 2, head_dim)
     return Step(layout, qkv, cos_sin, kv)
+
+
+def with_norms(step: Step) -> Step:
+    """The same step of a model that norms its heads, with random weights."""
+    q, k = 1 + 0.3 * torch.randn(2, step.layout.head_dim)
+    dtype = step.qkv.dtype
+    return replace(step, norms=HeadNorms(q.to(dtype), k.to(dtype), eps=1e-5))

@@ -1,7 +1,8 @@
 """Compiles what the Triton kernels launch for an H200, without one; run as a program of its own.
 
 Prints a line for each compilation: name, bytes of shared memory. The interpreter runs the kernels
-as Python and so does not see what the compiler would refuse.
+as Python and so does not see what the compiler would refuse; nor whether the tensor cores would
+round float32 to tf32, which is an error here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from attention_step import make_step
+from attention_step import make_step, with_norms
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
@@ -23,6 +24,7 @@ HOPPER = GPUTarget("cuda", 90, 32)
 TYPES = {
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
@@ -48,6 +50,7 @@ def compile_launch(
                 attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
     compiled = triton.compile(source, target=HOPPER, options=options)
+    assert "tf32" not in compiled.asm["ptx"], kernel.__name__
     print(kernel.__name__, compiled.metadata.shared)
 
 
@@ -59,16 +62,19 @@ def main() -> None:
     norm.add_rms_norm(x, x.clone(), x[0], 1e-5)
     activation.silu_mul(x)
     prompt_and_token = [(0, 70), (3, 1)]
-    for shape, dtype, steps in (
-        ((32, 8, 128), bfloat16, ([(100, 1)], [(5, 1)] * 200, prompt_and_token)),
-        ((4, 2, 256), bfloat16, (prompt_and_token,)),
+    for shape, dtype, operand, steps in (
+        ((32, 8, 128), bfloat16, tl.bfloat16, ([(100, 1)], [(5, 1)] * 200, prompt_and_token)),
+        ((4, 2, 256), bfloat16, tl.bfloat16, (prompt_and_token,)),
+        ((32, 8, 128), torch.float16, tl.float16, ([(100, 1)],)),
+        ((16, 8, 128), torch.float32, tl.float32, (prompt_and_token,)),
     ):
         for spans in steps:
             step = make_step(spans, shape, dtype)
             made = plan.make_plan(step.layout, dtype, num_processors=132)
-            q = rotary.rotary_store_kv(step.qkv, step.cos_sin, step.kv, step.layout)
+            norms = with_norms(step).norms if spans is prompt_and_token else None
+            q = rotary.rotary_store_kv(step.qkv, step.cos_sin, step.kv, step.layout, norms)
             for rule in (CAUSAL, AttentionRule(window=48, soft_cap=50.0, scale=0.1)):
-                attention.paged_attention(q, step.kv, made, rule, tl.bfloat16)
+                attention.paged_attention(q, step.kv, made, rule, operand)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from engine.batch import Batch, RowOutput
 from engine.channel import MAX_FRAME_BYTES, BlockingChannel, encode_frame
 from engine.config import EngineConfig, SchedulerConfig
 from engine.errors import CheckpointError
-from engine.messages import EngineInfo, Fatal
+from engine.info import EngineInfo
+from engine.messages import Fatal
 from engine.process import run
 
 NUM_COUNTS = 100

@@ -25,7 +25,7 @@ def layer(ours: str = "", others: str = "") -> Layer:
     return Layer(tuple(ours.split()), frozenset(others.split()))
 
 
-CONTRACTS = "engine.errors engine.config engine.request"
+CONTRACTS = "engine.errors engine.config engine.request engine.info"
 BEAMS = "engine.beam_search engine.beam_group"
 POLICY = (
     "engine.block_pool engine.prefix_cache engine.sequence engine.outputs engine.drafts "
@@ -67,9 +67,10 @@ LAYERS = {
     "engine.errors": layer(),
     "engine.config": layer(),
     "engine.request": layer(),
+    "engine.info": layer(),
     "engine.stats": layer(),
     "engine.batch": layer("engine.request"),
-    "engine.messages": layer("engine.config engine.request engine.stats", "msgspec"),
+    "engine.messages": layer("engine.config engine.info engine.request engine.stats", "msgspec"),
     # Policy, tested without torch. The runner is a Protocol in `batch`.
     "engine.block_pool": layer(),
     "engine.beam_search": layer("engine.request"),
@@ -95,9 +96,7 @@ LAYERS = {
     # Files on disk, without torch.
     "engine.checkpoint": layer("engine.errors", "numpy huggingface_hub"),
     # The seam. The parent's side never imports what the child needs.
-    "engine": layer(
-        f"{CONTRACTS} engine.stats engine.messages engine.client engine.checkpoint. engine.examine"
-    ),
+    "engine": layer(f"{CONTRACTS} engine.stats engine.client engine.checkpoint. engine.examine"),
     "engine.limits": layer(),
     "engine.examine": layer("engine.config engine.limits engine.processor"),
     "engine.channel": layer("engine.errors engine.messages", "msgspec"),
@@ -147,7 +146,7 @@ LAYERS = {
         TENSORS,
     ),
     "engine.runner": layer(
-        f"{CONTRACTS} engine.batch engine.messages engine.device engine.models "
+        f"{CONTRACTS} engine.batch engine.device engine.models "
         "engine.attention engine.kv_cache engine.kernels engine.weights engine.sampler "
         "engine.checkpoint engine.graphs engine.staging engine.step_inputs "
         "engine.memory_profile engine.bring_up",
@@ -156,11 +155,12 @@ LAYERS = {
 }
 
 # Where a module is chosen by name: the child's entry, and the registries. And huggingface_hub,
-# which takes long to import and is needed for models of the hub alone; the client's httpx and
-# pydantic are not needed for the help of its command, nor is rich without a progress bar. The web
-# framework comes in while the engine starts, what sends traces where traces are wanted, and
-# sentencepiece where a model needs it.
+# which takes long to import and is needed for models of the hub alone; the facade's client, which
+# needs msgspec; the client's httpx and pydantic are not needed for the help of its command, nor is
+# rich without a progress bar. The web framework comes in while the engine starts, what sends traces
+# where traces are wanted, and sentencepiece where a model needs it.
 LATE_IMPORTS = (
+    "engine.",
     "octavo_client.",
     "octavo_client._many",
     "octavo_client.printers",

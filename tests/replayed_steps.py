@@ -12,8 +12,8 @@ from engine.attention import AttentionPlan, Span, StepLayout
 from engine.checkpoint import open_checkpoint
 from engine.config import EngineConfig, SchedulerConfig
 from engine.device import resolve_limits, resolve_target
+from engine.info import EngineInfo
 from engine.kernels.reference import ReferenceKernels
-from engine.messages import EngineInfo
 from engine.models import build_model
 from engine.runner import ModelRunner
 from engine.weights import load_weights

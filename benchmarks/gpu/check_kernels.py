@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.gpu import exact
 from engine.attention import Span, StepLayout
-from engine.kernels.base import Kernels
+from engine.kernels.base import HeadNorms, Kernels
 
 _EPS = 1e-6
 # In units of the format's epsilon: of the largest exact number, and of the norm.
@@ -83,7 +83,7 @@ def check_kernels(
         return torch.randn(shape, generator=generator, device=device).to(dtype)
 
     def error(operation: str, want: Tensor, got: Tensor, reference_got: Tensor) -> Error:
-        return Error(operation, *_distances(want, got), *_distances(want, reference_got), epsilon)
+        return Error(operation, *distances(want, got), *distances(want, reference_got), epsilon)
 
     hidden = sizes.hidden
     weight = random(hidden)
@@ -141,12 +141,21 @@ def check_kernels(
         yield error(f"store, {name}", want, got, ref)
         yield error(f"pages elsewhere, {name}", *_elsewhere(layout, kv, pages, ref_pages))
         want = exact.attention(want_q.to(dtype), pages, layout)
-        ref_error = _distances(exact.attention(want_q.to(dtype), ref_pages, layout), ref_attended)
+        ref_error = distances(exact.attention(want_q.to(dtype), ref_pages, layout), ref_attended)
         yield replace(
             error(f"attention, {name}", want, attended, attended),
             reference_largest=ref_error[0],
             reference_norm=ref_error[1],
         )
+
+        norms = HeadNorms(random(sizes.head_dim), random(sizes.head_dim), _EPS)
+        wanted = exact.rotate(exact.norm_heads(qkv, sizes.num_kv_heads, norms), cos_sin)
+        found = []
+        for k in (kernels, reference):
+            pages = kv.clone()
+            q = k.rotary_store_kv(qkv.clone(), cos_sin, pages, k.plan(layout), norms)
+            found.append(torch.cat((q, exact.stored(layout, pages)[:, 0]), dim=1))
+        yield error(f"rotary of normed heads, {name}", wanted, *found)
 
 
 def random_layout(
@@ -200,7 +209,7 @@ def _elsewhere(
     return result[0].double(), result[1], result[2]
 
 
-def _distances(want: Tensor, got: Tensor) -> tuple[float, float]:
+def distances(want: Tensor, got: Tensor) -> tuple[float, float]:
     """Largest error over the largest number wanted; norm of the errors over the norm."""
     assert got.shape == want.shape
     off = got.double() - want

@@ -19,13 +19,13 @@ from engine.runner import ModelRunner
 @dataclass(frozen=True)
 class Setup:
     """What an engine is to be. `max_launches` above one launches a step before the last one's
-    tokens are known."""
+    tokens are known; None: as the runner itself chooses, and as it is served."""
 
     device: torch.device
     dtype: str
     max_num_seqs: int
     max_model_len: int
-    max_launches: int
+    max_launches: int | None = None
     kv_cache_memory: int | None = None
     load_format: str = "dummy"
 
@@ -78,16 +78,16 @@ class Engine:
         )
         self.runner = ModelRunner.load(config, lambda phase, fraction: None)
         self.info = self.runner.info
-        self.core = EngineCore(
-            self.runner, self.runner.scheduler_config, max_launches=setup.max_launches
-        )
+        self.max_launches = setup.max_launches or self.runner.max_launches
+        self.core = EngineCore(self.runner, self.runner.scheduler_config, self.max_launches)
         self._ids = count()
 
     def describe(self) -> str:
         info = self.info
         return (
             f"{info.kernels} kernels, {info.dtype}, {info.num_parameters / 1e9:.3g} G parameters, "
-            f"{info.num_blocks} pages of {info.block_size}, loaded in {info.load_seconds:.1f} s"
+            f"{info.num_blocks} pages of {info.block_size}, loaded in {info.load_seconds:.1f} s, "
+            f"up to {self.max_launches} launches under way"
         )
 
     def add(self, jobs: list[Job], temperature: float) -> list[str]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.attention import StepLayout
+from engine.kernels.base import HeadNorms
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -28,6 +29,15 @@ def rotate(heads: Tensor, cos_sin: Tensor) -> Tensor:
     heads, cos_sin = heads.double(), cos_sin.double()
     swapped = torch.cat(heads.chunk(2, dim=-1)[::-1], dim=-1)
     return heads * cos_sin[:, :1] + swapped * cos_sin[:, 1:]
+
+
+def norm_heads(qkv: Tensor, num_kv_heads: int, norms: HeadNorms | None) -> Tensor:
+    """Queries and keys of `qkv` [num_tokens, heads + 2 * kv_heads, head_dim], normed by head."""
+    num_heads = qkv.shape[1] - 2 * num_kv_heads
+    q, k = qkv[:, :num_heads].double(), qkv[:, num_heads : num_heads + num_kv_heads].double()
+    if norms is not None:
+        q, k = rms_norm(q, norms.q, norms.eps), rms_norm(k, norms.k, norms.eps)
+    return torch.cat((q, k), dim=1)
 
 
 def stored(layout: StepLayout, kv: Tensor) -> Tensor:

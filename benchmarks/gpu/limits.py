@@ -13,12 +13,11 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from torch import Tensor
 
 from benchmarks.gpu.environment import find_environment, resolve_device
 from benchmarks.gpu.options import parser
 from benchmarks.gpu.report import Figure, Report
-from benchmarks.gpu.timing import copy_bandwidth, time_each
+from benchmarks.gpu.timing import copy_bandwidth, time_each, time_in_turn
 
 # Rows of x in x W^T: decoding at some batch sizes, then a chunk of a prompt.
 _NUM_ROWS = (1, 8, 32, 64, 128, 256, 8192)
@@ -51,9 +50,7 @@ def launch_seconds(device: torch.device, num_launches: int) -> dict[str, float]:
         "read to the host": _seconds(lambda: x[0].item(), device, num_launches, waits=False),
     }
     if device.type == "cuda":
-        graph = _graph_of(x, num_launches)
-        times = time_each(graph.replay, device, 5)
-        figures["node of a graph"] = median(times) / num_launches
+        figures["node of a graph"] = time_in_turn([lambda: x.add_(1)] * num_launches, device)
     return figures
 
 
@@ -69,19 +66,6 @@ def _seconds(
             _wait(device)
     _wait(device)
     return (time.perf_counter() - started) / repeats
-
-
-def _graph_of(x: Tensor, num_nodes: int) -> torch.cuda.CUDAGraph:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        x.add_(1)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(num_nodes):
-            x.add_(1)
-    return graph
 
 
 def _wait(device: torch.device) -> None:

@@ -22,7 +22,9 @@ def add_engine_options(options: argparse.ArgumentParser) -> None:
     """What parts with Octavo's engine in them have besides."""
     options.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     options.add_argument(
-        "--max-launches", type=int, default=2, help="1: no step before the last one's tokens"
+        "--max-launches",
+        type=int,
+        help="1: no step before the last one's tokens; default: as served",
     )
     options.add_argument(
         "--limit-s", type=float, default=380.0, help="of all cases; one that takes long is cut off"

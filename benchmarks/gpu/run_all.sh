@@ -9,12 +9,7 @@ set -euo pipefail
 
 step=${1:?which step? 1 to 7, or quick}
 out=${2:-build/gpu}
-# What the steps without the server need of it is msgspec alone, from .whl/ where it was brought.
-site=build/gpu-site
-if [ -d .whl ] && [ ! -d "$site" ]; then
-    python3 -m pip install -q --no-index --no-deps --no-compile --target "$site" .whl/*.whl
-fi
-export PYTHONPATH="$PWD:$PWD/$site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
 failed=0
 part() {  # seconds, module, options
@@ -34,7 +29,7 @@ case $step in
     ;;
 2)
     part 60 limits
-    if [ -e benchmarks/gpu/kernels.py ]; then part 400 kernels; fi
+    part 400 kernels
     ;;
 3)
     part 230 workload --limit-s 200
@@ -51,7 +46,7 @@ case $step in
     part 230 peers vllm --cases streams --output-len 256
     ;;
 quick)
-    for module in limits check workload streams; do
+    for module in limits check kernels workload streams; do
         part 300 "$module" --quick
     done
     part 300 peers transformers --quick

@@ -2,7 +2,7 @@
 busy the GPU is.
 
     python -m benchmarks.gpu.streams [--out FOLDER] [--quick] [--streams 1 8 32 128]
-                                     [--input-len 1000] [--output-len 1000] [--max-launches 2]
+                                     [--input-len 1000] [--output-len 1000] [--max-launches N]
 
 Llama-3.1-8B's shape in bfloat16 with made-up weights, greedy. ITL is what a caller of the engine
 sees, without HTTP. "Busy" is the time with any work on the GPU in steps of steady decoding, from
@@ -161,7 +161,7 @@ def main() -> None:
             kv_cache_memory=1 << 24 if args.quick else None,
         )
         engine = Engine(path, setup)
-    report.note(f"{shape}: {engine.describe()}, {args.max_launches} launches under way")
+    report.note(f"{shape}: {engine.describe()}")
     report.note(f"copy bandwidth {bandwidth / 1e9:,.0f} GB/s; {model.read / 1e9:.4g} GB a step")
     time_left = TimeLeft(args.limit_s)
     warmup = equal_streams(max(args.streams), args.input_len, 8, engine.info.vocab_size, seed=1)

@@ -8,12 +8,14 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import torch
+
+from engine.graphs import CudaRecorder
 
 _GPU_WORK = {"kernel", "gpu_memcpy", "gpu_memset"}
 
@@ -37,6 +39,20 @@ def time_each(work: Callable[[], object], device: torch.device, repeats: int) ->
         event.record()
     torch.cuda.synchronize()
     return [1e-3 * a.elapsed_time(b) for a, b in zip(events, events[1:], strict=False)]
+
+
+def time_in_turn(
+    works: Sequence[Callable[[], object]], device: torch.device, repeats: int = 20
+) -> float:
+    """Seconds of one of `works`, which run one after the other. On a GPU as parts of one graph, so
+    that the host's time for launching them is not in it."""
+
+    def all_of_them() -> None:
+        for work in works:
+            work()
+
+    repeated = CudaRecorder().record(all_of_them) if device.type == "cuda" else all_of_them
+    return median(time_each(repeated, device, repeats)) / len(works)
 
 
 def copy_bandwidth(device: torch.device, num_bytes: int) -> float:

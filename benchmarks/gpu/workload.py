@@ -1,6 +1,6 @@
 """nano-vllm's published workload on Octavo's engine: output tokens a second.
 
-    python -m benchmarks.gpu.workload [--out FOLDER] [--quick] [--rounds 2] [--max-launches 2]
+    python -m benchmarks.gpu.workload [--out FOLDER] [--quick] [--rounds 2] [--max-launches N]
 
 256 requests at once, prompt and output lengths uniform in 100..1024, random ids, temperature 0.6,
 to full length; Qwen3-0.6B's shape with made-up weights. The first round warms up and is not told
@@ -54,7 +54,7 @@ def main() -> None:
     num_tokens = sum(job.output_len for job in jobs)
     report.note(
         f"{shape}: {len(jobs)} requests, {sum(len(j.prompt_token_ids) for j in jobs)} tokens in, "
-        f"{num_tokens} out, {args.max_launches} launches under way"
+        f"{num_tokens} out"
     )
 
     bandwidth = ceiling_bandwidth(device, args.quick)

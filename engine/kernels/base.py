@@ -39,6 +39,15 @@ class LayerParts:
     head_dim: int
 
 
+@dataclass(frozen=True, slots=True)
+class HeadNorms:
+    """The norms of each query head and of each key head: their weights [head_dim]."""
+
+    q: Tensor
+    k: Tensor
+    eps: float
+
+
 class FusedLayers(Protocol):
     """All decoder layers of a step, one after the other."""
 
@@ -110,9 +119,15 @@ class Kernels(Protocol):
         """Prepare, once per step, what every layer's attention needs."""
 
     def rotary_store_kv(
-        self, qkv: Tensor, cos_sin: Tensor, kv: Tensor, plan: AttentionPlan
+        self,
+        qkv: Tensor,
+        cos_sin: Tensor,
+        kv: Tensor,
+        plan: AttentionPlan,
+        norms: HeadNorms | None = None,
     ) -> Tensor:
-        """Rotate queries and keys, write keys and values to their pages; return the queries.
+        """Norm queries and keys if there are `norms` for them, rotate them, write keys and values
+        to their pages; return the queries.
 
         `qkv` [num_tokens, heads + 2 * kv_heads, head_dim] may be overwritten. `cos_sin`
         [num_tokens, 2, head_dim] holds for each token (cos, cos) and (-sin, sin), so that the

@@ -15,7 +15,8 @@ from torch import Tensor
 from engine.attention import CAUSAL, AttentionPlan, AttentionRule, StepLayout
 from engine.checkpoint.grouped import GroupedWeight
 from engine.kernels import paged
-from engine.kernels.base import Embedding, FusedLayers, LayerParts, Linear
+from engine.kernels.base import Embedding, FusedLayers, HeadNorms, LayerParts, Linear
+from engine.kernels.head_norms import norm_heads
 from engine.kernels.linear import PackedLinear, Table
 
 
@@ -74,11 +75,17 @@ class ReferenceKernels:
         return paged.make_plan(layout, self.dtype)
 
     def rotary_store_kv(
-        self, qkv: Tensor, cos_sin: Tensor, kv: Tensor, plan: AttentionPlan
+        self,
+        qkv: Tensor,
+        cos_sin: Tensor,
+        kv: Tensor,
+        plan: AttentionPlan,
+        norms: HeadNorms | None = None,
     ) -> Tensor:
         assert isinstance(plan, paged.PagedPlan)
         num_kv_heads, head_dim = kv.shape[2], kv.shape[4]
         num_heads = qkv.shape[1] - 2 * num_kv_heads
+        norm_heads(qkv, num_kv_heads, norms, self.rms_norm)
         rotated = qkv[:, : num_heads + num_kv_heads]
         x = rotated.float()  # in float32 this is `rotated` itself, changed in place
         swapped = x.roll(head_dim // 2, dims=-1)

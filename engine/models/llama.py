@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine.attention import AttentionPlan, AttentionRule
 from engine.checkpoint.model_config import ModelConfig
-from engine.kernels.base import FusedLayers, Kernels, LayerParts
+from engine.kernels.base import FusedLayers, HeadNorms, Kernels, LayerParts
 from engine.kv_cache import KVCache
 from engine.models.layers import Projection, RMSNorm, Vocabulary, WeightGroup
 from engine.models.rotary import Rotary
@@ -141,14 +141,16 @@ class Attention:
     def __call__(self, x: Tensor, cos_sin: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
         num_tokens, head_dim = x.shape[0], self.config.head_dim
         qkv = self.qkv(x).view(num_tokens, -1, head_dim)  # queries, then keys, then values
-        if self.config.qk_norm:
-            num_heads, num_kv_heads = self.config.num_heads, self.config.num_kv_heads
-            q, k = qkv[:, :num_heads], qkv[:, num_heads : num_heads + num_kv_heads]
-            q.copy_(self.q_norm(q))
-            k.copy_(self.k_norm(k))
-        q = self.kernels.rotary_store_kv(qkv, cos_sin, kv, plan)
+        q = self.kernels.rotary_store_kv(qkv, cos_sin, kv, plan, self._head_norms)
         attended = self.kernels.paged_attention(q, kv, plan, self.rule)
         return self.output(attended.view(num_tokens, -1))
+
+    @cached_property
+    def _head_norms(self) -> HeadNorms | None:
+        """Known once the weights are there."""
+        if not self.config.qk_norm:
+            return None
+        return HeadNorms(self.q_norm.weight, self.k_norm.weight, self.q_norm.eps)
 
     def weight_groups(self) -> Iterator[WeightGroup]:
         yield from self.qkv.weight_groups()

@@ -15,6 +15,7 @@ from benchmarks.gpu.check_sampler import check_sampler
 from benchmarks.gpu.check_tokens import Oracle, make_jobs, save_model
 from benchmarks.gpu.driving import Engine, Setup
 from engine.attention import AttentionPlan
+from engine.kernels.base import HeadNorms
 from engine.kernels.reference import ReferenceKernels
 from engine.sampler import Sampled, SamplingState
 
@@ -41,9 +42,14 @@ class ForgetsScale(ReferenceKernels):
 
 class WritesElsewhere(ReferenceKernels):
     def rotary_store_kv(
-        self, qkv: Tensor, cos_sin: Tensor, kv: Tensor, plan: AttentionPlan
+        self,
+        qkv: Tensor,
+        cos_sin: Tensor,
+        kv: Tensor,
+        plan: AttentionPlan,
+        norms: HeadNorms | None = None,
     ) -> Tensor:
-        q = super().rotary_store_kv(qkv, cos_sin, kv, plan)
+        q = super().rotary_store_kv(qkv, cos_sin, kv, plan, norms)
         kv[-1] = 1.0  # the blank page
         return q
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks.gpu.ceilings import ModelBytes
 from benchmarks.gpu.driving import Engine, Run, Setup
 from benchmarks.gpu.environment import find_environment
+from benchmarks.gpu.kernel_cases import LAYERS, TARGET, CaseMaker, Layer, attention_cost
 from benchmarks.gpu.options import TimeLeft
 from benchmarks.gpu.report import Figure, Report, format_table, ratio, read_figures
 from benchmarks.gpu.shapes import write_config
-from benchmarks.gpu.timing import covered, read_trace
+from benchmarks.gpu.timing import covered, read_trace, time_in_turn
 from benchmarks.gpu.workload import least_seconds
 from benchmarks.gpu.workloads import Job, equal_streams, published_workload
+from engine.attention import AttentionPlan
+from engine.kernels.base import HeadNorms
+from engine.kernels.reference import ReferenceKernels
 
 CPU = torch.device("cpu")
 
@@ -115,3 +121,55 @@ def test_tables_and_ratios() -> None:
 def test_time_is_shared() -> None:
     assert 20 < TimeLeft(100.0).share(4) <= 25
     assert TimeLeft(0.0).share(4) == 0.0
+
+
+def test_what_attention_costs() -> None:
+    layer = LAYERS["llama-3.1-8b"]
+    num_bytes, num_flops = attention_cost(layer, layer.steps[TARGET], 2)
+    keys_and_values = 64 * 2048 * 2 * 8 * 128 * 2
+    assert num_bytes == keys_and_values + 64 * 2 * 32 * 128 * 2
+    assert num_flops == 4 * 64 * 2048 * 32 * 128
+    # Three tokens after two others see 3, 4 and 5 positions.
+    _, num_flops = attention_cost(layer, [(2, 3)], 2)
+    assert num_flops == 4 * 12 * 32 * 128
+
+
+class ForgetsPages(ReferenceKernels):
+    def paged_attention(self, q: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
+        kv = kv.clone()
+        kv[: len(kv) // 2] = 0
+        return super().paged_attention(q, kv, plan)
+
+
+class ForgetsNorms(ReferenceKernels):
+    def rotary_store_kv(
+        self,
+        qkv: Tensor,
+        cos_sin: Tensor,
+        kv: Tensor,
+        plan: AttentionPlan,
+        norms: HeadNorms | None = None,
+    ) -> Tensor:
+        return super().rotary_store_kv(qkv, cos_sin, kv, plan)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "wrong"),
+    [(ReferenceKernels, set()), (ForgetsPages, {"attention"}), (ForgetsNorms, {"head"})],
+)
+def test_timed_kernels_are_checked_on_what_they_are_timed_on(
+    kernels: type[ReferenceKernels], wrong: set[str]
+) -> None:
+    layer = Layer(4, 2, 16, 64, 96, True, (3,), {"all": [(0, 33), (70, 1), (200, 1)]})
+    maker = CaseMaker(kernels(CPU, torch.bfloat16), CPU, torch.bfloat16, 0)
+    with torch.inference_mode():
+        errors = {case.name: case.make().error() for case in maker.cases(layer)}
+    assert {name.split()[0] for name, error in errors.items() if not error.is_right} == wrong
+
+
+def test_what_runs_in_turn_is_timed_by_the_piece() -> None:
+    calls: list[int] = []
+    works = [lambda i=i: (calls.append(i), time.sleep(0.002)) for i in range(3)]
+    seconds = time_in_turn(works, CPU)
+    assert calls[:6] == [0, 1, 2, 0, 1, 2]
+    assert 0.002 <= seconds < 0.1

@@ -1,27 +1,33 @@
 """Every part of the GPU benchmarks runs on any machine at tiny sizes, with only what a GPU machine
-has: torch, transformers, numpy, and msgspec, which is brought along."""
+has: torch, transformers and numpy, and none of the server's packages."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WITHOUT = [
-    "fastapi",
-    "starlette",
-    "uvicorn",
-    "pydantic",
-    "pydantic_settings",
-    "openai",
-    "httptools",
-]
-HUB = "huggingface_hub"  # comes with transformers, where that is used
+# What transformers needs itself, and is there with it.
+WITH_TRANSFORMERS = {"huggingface_hub", "tokenizers", "safetensors"}
+
+
+def needed_by_the_server() -> list[str]:
+    """The modules of what pyproject.toml asks for, but for torch, numpy and what they need."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[^\w-]", text)[0].replace("-", "_") for text in project["dependencies"]}
+    assert {"fastapi", "uvicorn", "pydantic", "msgspec"} <= names
+    return sorted(names - {"torch", "numpy"})
+
+
+MISSING = needed_by_the_server()
+MISSING_BUT_TRANSFORMERS = sorted({*MISSING} - WITH_TRANSFORMERS)
 
 PROGRAM = """
 import runpy, sys
@@ -47,7 +53,7 @@ def run_part(part: str, out: Path, *options: str, missing: list[str]) -> tuple[d
 
 @pytest.mark.timeout(600)
 def test_limits(tmp_path: Path) -> None:
-    found, printed = run_part("limits", tmp_path, missing=[*WITHOUT, HUB, "msgspec"])
+    found, printed = run_part("limits", tmp_path, missing=MISSING)
     values = {figure["case"]: figure["values"] for figure in found["figures"]}
     assert values["copy 16 MiB"]["bytes_per_s"] > 0
     assert values["matrix 8"]["flop_per_s"] > 0
@@ -60,7 +66,7 @@ def test_limits(tmp_path: Path) -> None:
 def test_workload(tmp_path: Path) -> None:
     peer = {"figures": [peer_figure("transformers tuned", 45.0)]}
     (tmp_path / "peers.json").write_text(json.dumps(peer))
-    found, printed = run_part("workload", tmp_path, missing=[*WITHOUT, HUB])
+    found, printed = run_part("workload", tmp_path, missing=MISSING)
     assert [figure["values"]["tokens"] for figure in found["figures"]] == [45, 45]
     (against,) = [table for table in found["tables"] if "against" in table["title"]]
     ratios = {name: ratio for name, _, ratio in against["rows"]}
@@ -69,11 +75,12 @@ def test_workload(tmp_path: Path) -> None:
     assert ratios["bandwidth"] > 0 and ratios["vllm"] is None
     assert [target["reached"] for target in found["targets"]] == [None, None], "not on a CPU"
     assert "kernels" in " ".join(found["notes"])
+    assert "up to 1 launches" in " ".join(found["notes"]), "what the runner itself chooses"
 
 
 @pytest.mark.timeout(600)
 def test_streams(tmp_path: Path) -> None:
-    found, _ = run_part("streams", tmp_path, missing=[*WITHOUT, HUB])
+    found, _ = run_part("streams", tmp_path, missing=MISSING)
     assert [figure["case"] for figure in found["figures"]] == ["1 streams 20/8", "3 streams 20/8"]
     for figure in found["figures"]:
         values = figure["values"]
@@ -84,10 +91,31 @@ def test_streams(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("kernels", ["reference", "triton"])
+def test_kernels(kernels: str, tmp_path: Path) -> None:
+    """Triton's are interpreted."""
+    if kernels == "triton":
+        pytest.importorskip("triton")
+    found, _ = run_part("kernels", tmp_path, "--kernels", kernels, missing=MISSING)
+    titles = [table["title"] for table in found["tables"]]
+    assert titles == (["tiny", "draw"] if kernels == "triton" else ["tiny"])
+    cases = [figure["case"] for figure in found["figures"]]
+    for operation in ("rms_norm", "add_rms_norm", "silu_mul", "head norms, rotary", "attention"):
+        assert any(case.startswith(f"tiny: {operation}") for case in cases), operation
+    for table in found["tables"]:
+        assert {row[-1] for row in table["rows"]} == {"yes"}
+        assert all(row[1] > 0 and row[2] > 0 for row in table["rows"])
+    attention = [row for row in found["tables"][0]["rows"] if row[0].startswith("attention")]
+    assert all(row[4] > 0 for row in attention), "products are counted"
+    assert [target["reached"] for target in found["targets"]] == [True]
+    assert ("Triton" in " ".join(found["notes"])) == (kernels == "triton")
+
+
+@pytest.mark.timeout(600)
 def test_a_peer(tmp_path: Path) -> None:
     own = peer_figure("octavo", 100.0)
     (tmp_path / "workload.json").write_text(json.dumps({"figures": [own]}))
-    found, _ = run_part("peers", tmp_path, "transformers", missing=WITHOUT)
+    found, _ = run_part("peers", tmp_path, "transformers", missing=MISSING_BUT_TRANSFORMERS)
     tokens = {figure["case"]: figure["values"]["tokens"] for figure in found["figures"]}
     assert tokens == {"nano-vllm workload": 45, "1 streams 20/8": 8, "3 streams 20/8": 24}
     row = found["tables"][0]["rows"][0]
@@ -96,7 +124,7 @@ def test_a_peer(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_a_peer_that_is_not_there(tmp_path: Path) -> None:
-    found, _ = run_part("peers", tmp_path, "vllm", missing=[*WITHOUT, "vllm"])
+    found, _ = run_part("peers", tmp_path, "vllm", missing=[*MISSING, "vllm"])
     assert not found["figures"]
     assert "vllm cannot be imported" in " ".join(found["notes"])
 
@@ -106,7 +134,7 @@ def test_a_peer_that_is_not_there(tmp_path: Path) -> None:
     "check", ["kernels", "sampler", pytest.param("tokens", marks=pytest.mark.slow)]
 )
 def test_checks(check: str, tmp_path: Path) -> None:
-    found, _ = run_part("check", tmp_path, "--only", check, missing=WITHOUT)
+    found, _ = run_part("check", tmp_path, "--only", check, missing=MISSING_BUT_TRANSFORMERS)
     assert [target["reached"] for target in found["targets"]] == [True]
     (table,) = found["tables"]
     assert len(table["rows"]) > 10

@@ -18,7 +18,7 @@ from engine.batch import Batch
 from engine.channel import BlockingChannel
 from engine.config import EngineConfig, SchedulerConfig
 from engine.core import EngineCore
-from engine.messages import EngineInfo
+from engine.info import EngineInfo
 from engine.process import run
 from engine.request import ChoiceOutput
 

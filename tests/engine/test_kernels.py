@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attention_step import lay_back, lay_out
+from attention_step import lay_back, lay_out, make_step, with_norms
 from ragged_layout import contexts, ragged_layout
 from torch import Tensor
 
@@ -176,6 +176,21 @@ def test_rotary_store_kv(kernels: Kernels) -> None:
         written = expected[tokens, heads:].view(-1, 2, kv_heads, dim).permute(1, 2, 0, 3)
         torch.testing.assert_close(stored[:, :, span.start :], written)
         assert not stored[:, :, : span.start].any()
+
+
+def test_heads_are_normed_before_they_are_rotated(kernels: Kernels) -> None:
+    torch.manual_seed(3)
+    step = with_norms(make_step([(5, 1), (0, 9)], (4, 2, 8), torch.float32))
+    step.qkv.mul_(3)
+    norms = step.norms
+    assert norms is not None
+    normed = step.qkv.clone()
+    for heads, weight in ((slice(0, 4), norms.q), (slice(4, 6), norms.k)):
+        x = step.qkv[:, heads]
+        normed[:, heads] = x / (x.square().mean(-1, keepdim=True) + norms.eps).sqrt() * weight
+    expected = replace(step, qkv=normed, norms=None).clean().run(kernels)
+    for found, wanted in zip(step.clean().run(kernels), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 def test_norms_and_silu(kernels: Kernels) -> None:

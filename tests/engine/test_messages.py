@@ -7,10 +7,10 @@ import pytest
 
 from engine.channel import encode_frame
 from engine.config import EngineConfig
+from engine.info import EngineInfo
 from engine.messages import (
     Abort,
     Add,
-    EngineInfo,
     Fatal,
     FromEngine,
     GetStats,

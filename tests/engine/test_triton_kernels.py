@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attention_step import Step, make_step
+from attention_step import Step, make_step, with_norms
 
 from engine.attention import CAUSAL, AttentionRule, Span
 from engine.kernels import select
@@ -76,6 +76,37 @@ def test_every_mix_of_chunks_and_single_tokens(
     step = make_step(spans, shape[:3], dtype, shape[3])
     assert [tiled for _, tiled in launches(kernels, step)] == [True, True]
     check(kernels, step)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_heads_are_normed_before_they_are_rotated(
+    kernels: Kernels, dtype: torch.dtype, shape: tuple[int, int, int, int]
+) -> None:
+    torch.manual_seed(7)
+    plain = make_step([(20, 1), (0, 5)], shape[:3], dtype, shape[3])
+    plain.qkv[:, : -shape[1]].mul_(3)  # queries and keys: a norm that is left out shows
+    step = with_norms(plain)
+    check(kernels, step)
+    _, kv = step.to(DEVICE).run(kernels)
+    _, kv_as_it_is = plain.to(DEVICE).run(kernels)
+    same = kv.eq(kv_as_it_is) | (kv.isnan() & kv_as_it_is.isnan())
+    assert same[:, 1].all(), "values are not normed"
+    assert not same[:, 0].all()
+
+
+def test_pages_that_32_bits_do_not_reach(kernels: Kernels, dtype: torch.dtype) -> None:
+    """The first pages are never touched, so that they take no memory."""
+    torch.manual_seed(8)
+    step = make_step([(40, 1), (0, 3), (200, 1)], (2, 1, 64), dtype).to(DEVICE)
+    expected, expected_kv = step.run(kernels)
+    first = 2**31 // step.kv[0].numel()
+    many = torch.empty((first + len(step.kv), *step.kv.shape[1:]), dtype=dtype, device=DEVICE)
+    many[first:] = step.kv
+    layout = replace(step.layout, block_tables=step.layout.block_tables + first)
+    plan = kernels.plan(layout)
+    q = kernels.rotary_store_kv(step.qkv.clone(), step.cos_sin, many, plan)
+    assert torch.equal(kernels.paged_attention(q, many, plan), expected)
+    assert torch.equal(many[first:].nan_to_num(nan=0.0), expected_kv.nan_to_num(nan=0.0))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -10,7 +11,6 @@ import pytest
 import pytest_asyncio
 from fake_engine import INFO, FakeEngine
 from live_app import MODEL, live_app
-from msgspec import structs
 
 from server.settings import Settings
 from server.wire.schemas import CompletionRequest
@@ -92,7 +92,7 @@ async def test_unknown_parameters_may_be_allowed() -> None:
 
 
 async def test_a_prompt_larger_than_the_whole_cache_is_refused() -> None:
-    engine = FakeEngine(info=structs.replace(INFO, num_blocks=4))
+    engine = FakeEngine(info=replace(INFO, num_blocks=4))
     async with live_app(engine) as client:
         response = await client.post(URL, json=GOOD | {"prompt": "a" * 62})
         assert error_of(response)["code"] == "context_length_exceeded"

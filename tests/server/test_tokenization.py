@@ -15,7 +15,6 @@ import pytest_asyncio
 from byte_tokenizer import BOS, EOS, SPECIAL
 from fake_engine import INFO, FakeEngine
 from live_app import live_app
-from msgspec import structs
 
 from engine import open_checkpoint
 from server.settings import Settings
@@ -37,7 +36,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 async def builtin(builtin_model: Path) -> AsyncIterator[httpx.AsyncClient]:
     """The real vocabulary, in front of a fake engine."""
     tokenizer = load_tokenizer(open_checkpoint(builtin_model).tokenizer)
-    engine = FakeEngine(info=structs.replace(INFO, vocab_size=49152))
+    engine = FakeEngine(info=replace(INFO, vocab_size=49152))
     async with live_app(engine, tokenizer=tokenizer) as client:
         yield client
 

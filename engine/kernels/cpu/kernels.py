@@ -18,11 +18,12 @@ from torch import Tensor
 
 from engine.attention import CAUSAL, AttentionPlan, AttentionRule, StepLayout
 from engine.checkpoint.grouped import GROUP_SIZE, GroupedWeight
-from engine.kernels.base import Embedding, FusedLayers, LayerParts, Linear
+from engine.kernels.base import Embedding, FusedLayers, HeadNorms, LayerParts, Linear
 from engine.kernels.cpu.build import NATIVE, load_library
 from engine.kernels.cpu.decoder import DecoderLayers
 from engine.kernels.cpu.quantized import GroupedTable, QuantizedLinear, QuantizedProducts
 from engine.kernels.cpu.rule import Rule, native_rule
+from engine.kernels.head_norms import norm_heads
 from engine.kernels.linear import PackedLinear, Table
 
 # Query rows that are attended together, so that each key and value is unpacked once for all.
@@ -208,9 +209,15 @@ class CpuKernels:
         )
 
     def rotary_store_kv(
-        self, qkv: Tensor, cos_sin: Tensor, kv: Tensor, plan: AttentionPlan
+        self,
+        qkv: Tensor,
+        cos_sin: Tensor,
+        kv: Tensor,
+        plan: AttentionPlan,
+        norms: HeadNorms | None = None,
     ) -> Tensor:
         assert isinstance(plan, CpuPlan) and qkv.is_contiguous() and cos_sin.is_contiguous()
+        norm_heads(qkv, plan.layout.num_kv_heads, norms, self.rms_norm)
         self._rotary_store_kv(plan.step, qkv.data_ptr(), cos_sin.data_ptr(), kv.data_ptr())
         return qkv[:, : plan.layout.num_heads]
 

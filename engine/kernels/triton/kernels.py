@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine.attention import CAUSAL, AttentionPlan, AttentionRule, StepLayout
 from engine.checkpoint.grouped import GroupedWeight
-from engine.kernels.base import Embedding, FusedLayers, LayerParts, Linear
+from engine.kernels.base import Embedding, FusedLayers, HeadNorms, LayerParts, Linear
 from engine.kernels.linear import PackedLinear, Table
 from engine.kernels.triton.activation import silu_mul
 from engine.kernels.triton.attention import paged_attention
@@ -108,10 +108,15 @@ class TritonKernels:
         return make_plan(layout, self.dtype, self._num_processors)
 
     def rotary_store_kv(
-        self, qkv: Tensor, cos_sin: Tensor, kv: Tensor, plan: AttentionPlan
+        self,
+        qkv: Tensor,
+        cos_sin: Tensor,
+        kv: Tensor,
+        plan: AttentionPlan,
+        norms: HeadNorms | None = None,
     ) -> Tensor:
         assert isinstance(plan, TritonPlan)
-        return rotary_store_kv(qkv, cos_sin, kv, plan.layout)
+        return rotary_store_kv(qkv, cos_sin, kv, plan.layout, norms)
 
     def paged_attention(
         self, q: Tensor, kv: Tensor, plan: AttentionPlan, rule: AttentionRule = CAUSAL

@@ -1,5 +1,5 @@
-"""Rotary embedding (Su et al., 2021) of queries and keys, and the way of keys and values to their
-pages, in one pass over the projection's result.
+"""The norms of query and key heads (RMSNorm, where a model has them), rotary embedding (Su et al.,
+2021), and the way of keys and values to their pages: one pass over the projection's result.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from engine.attention import StepLayout
+from engine.kernels.base import HeadNorms
 
 # Heads that a program takes.
 _BLOCK_HEADS = 16
@@ -19,6 +20,9 @@ def _rotary_store_kv(
     qkv: tl.tensor,
     cos_sin: tl.tensor,
     kv: tl.tensor,
+    q_weight: tl.tensor,
+    k_weight: tl.tensor,
+    eps: tl.tensor,
     rows: tl.tensor,
     positions: tl.tensor,
     block_tables: tl.tensor,
@@ -30,10 +34,12 @@ def _rotary_store_kv(
     BLOCK_SIZE: tl.constexpr,
     BLOCK_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
+    HAS_NORMS: tl.constexpr,
 ) -> None:
     """A program for each token and BLOCK_HEADS of its heads: queries, then keys, then values.
 
-    Queries are rotated in place. A token at a negative position is padding: it has no page.
+    Queries are rotated in place. A token at a negative position is padding: it has no page. The
+    weights of norms are read if HAS_NORMS only.
     """
     HALF: tl.constexpr = HEAD_DIM // 2
     token = tl.program_id(0).to(tl.int64)
@@ -49,13 +55,17 @@ def _rotary_store_kv(
     cos = tl.load(angles, mask=in_half, other=0.0)[None, :]
     sin = tl.load(angles + 3 * HALF, mask=in_half, other=0.0)[None, :]
     x, y = first.to(tl.float32), second.to(tl.float32)
+    is_query = (head < NUM_HEADS)[:, None]
+    if HAS_NORMS:
+        scale = tl.rsqrt(tl.sum(x * x + y * y, 1) / HEAD_DIM + eps)[:, None]
+        x *= scale * _weights(q_weight, k_weight, column, in_half, is_query)
+        y *= scale * _weights(q_weight + HALF, k_weight + HALF, column, in_half, is_query)
     turns = (head < NUM_HEADS + NUM_KV_HEADS)[:, None]
     first = tl.where(turns, (x * cos - y * sin).to(first.dtype), first)
     second = tl.where(turns, (y * cos + x * sin).to(second.dtype), second)
 
-    is_query = inside & (head < NUM_HEADS)[:, None]
-    tl.store(qkv + place, first, mask=is_query)
-    tl.store(qkv + place + HALF, second, mask=is_query)
+    tl.store(qkv + place, first, mask=inside & is_query)
+    tl.store(qkv + place + HALF, second, mask=inside & is_query)
 
     position = tl.load(positions + token)
     is_stored = inside & (head >= NUM_HEADS)[:, None] & (position >= 0)
@@ -69,7 +79,23 @@ def _rotary_store_kv(
     tl.store(page + HALF, second, mask=is_stored)
 
 
-def rotary_store_kv(qkv: Tensor, cos_sin: Tensor, kv: Tensor, layout: StepLayout) -> Tensor:
+@triton.jit
+def _weights(
+    q_weight: tl.tensor,
+    k_weight: tl.tensor,
+    column: tl.tensor,
+    inside: tl.tensor,
+    is_query: tl.tensor,
+) -> tl.tensor:
+    """[heads, columns]: of a norm of queries, or of keys. Values are not normed and take any."""
+    q = tl.load(q_weight + column, mask=inside, other=0.0).to(tl.float32)
+    k = tl.load(k_weight + column, mask=inside, other=0.0).to(tl.float32)
+    return tl.where(is_query, q[None, :], k[None, :])
+
+
+def rotary_store_kv(
+    qkv: Tensor, cos_sin: Tensor, kv: Tensor, layout: StepLayout, norms: HeadNorms | None = None
+) -> Tensor:
     """See `Kernels.rotary_store_kv`."""
     assert qkv.is_contiguous() and cos_sin.is_contiguous() and kv[0].is_contiguous()
     num_tokens, num_all_heads, head_dim = qkv.shape
@@ -78,6 +104,9 @@ def rotary_store_kv(qkv: Tensor, cos_sin: Tensor, kv: Tensor, layout: StepLayout
         qkv,
         cos_sin,
         kv,
+        qkv if norms is None else norms.q,
+        qkv if norms is None else norms.k,
+        0.0 if norms is None else norms.eps,
         layout.rows,
         layout.positions,
         layout.block_tables,
@@ -89,6 +118,7 @@ def rotary_store_kv(qkv: Tensor, cos_sin: Tensor, kv: Tensor, layout: StepLayout
         BLOCK_SIZE=layout.block_size,
         BLOCK_HEADS=_BLOCK_HEADS,
         BLOCK_HALF=triton.next_power_of_2(head_dim // 2),
+        HAS_NORMS=norms is not None,
         num_warps=4,
     )
     return qkv[:, :num_heads]
