@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from engine.kernels.triton import activation, attention, norm, plan, rotary
+from engine.kernels.triton import activation, attention, norm, plan, rotary, store
 
 HOPPER = GPUTarget("cuda", 90, 32)
 TYPES = {
@@ -66,6 +66,7 @@ def main() -> None:
             step = make_step(spans, shape, dtype)
             made = plan.make_plan(step.layout, dtype, num_processors=132)
             q = rotary.rotary_store_kv(step.qkv, step.cos_sin, step.kv, step.layout)
+            store.store_kv(step.qkv, step.kv, step.layout)
             attention.paged_attention(q, step.kv, made, tl.bfloat16)
 
 

@@ -115,6 +115,9 @@ class Kernels(Protocol):
         rotation is x * cos_sin[0] + swap_halves(x) * cos_sin[1].
         """
 
+    def store_kv(self, qkv: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
+        """`rotary_store_kv` where nothing is rotated: positions come in elsewhere, or not at all."""
+
     def paged_attention(self, q: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
         """Causal attention of q [num_tokens, heads, head_dim] over its rows' pages; same shape.
 

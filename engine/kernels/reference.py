@@ -76,13 +76,18 @@ class ReferenceKernels:
     def rotary_store_kv(
         self, qkv: Tensor, cos_sin: Tensor, kv: Tensor, plan: AttentionPlan
     ) -> Tensor:
-        assert isinstance(plan, paged.PagedPlan)
         num_kv_heads, head_dim = kv.shape[2], kv.shape[4]
         num_heads = qkv.shape[1] - 2 * num_kv_heads
         rotated = qkv[:, : num_heads + num_kv_heads]
         x = rotated.float()  # in float32 this is `rotated` itself, changed in place
         swapped = x.roll(head_dim // 2, dims=-1)
         rotated.copy_(x.mul_(cos_sin[:, :1]).add_(swapped.mul_(cos_sin[:, 1:])))
+        return self.store_kv(qkv, kv, plan)
+
+    def store_kv(self, qkv: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
+        assert isinstance(plan, paged.PagedPlan)
+        num_kv_heads, head_dim = kv.shape[2], kv.shape[4]
+        num_heads = qkv.shape[1] - 2 * num_kv_heads
         stored = qkv[:, num_heads:].reshape(-1, head_dim)
         kv.view(-1, head_dim).index_copy_(0, plan.store_rows, stored)
         return qkv[:, :num_heads]

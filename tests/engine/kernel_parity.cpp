@@ -80,6 +80,7 @@ struct Exported;
     static constexpr auto norm = norm_##suffix;                       \
     static constexpr auto silu_mul = silu_mul_##suffix;               \
     static constexpr auto rotary_store_kv = rotary_store_kv_##suffix; \
+    static constexpr auto store_kv = store_kv_##suffix;               \
     static constexpr auto paged_attention = paged_attention_##suffix; \
     static constexpr auto multiply = multiply_##suffix;               \
   };
@@ -194,6 +195,10 @@ void test_attention(const std::vector<int>& lengths, int num_heads, int num_kv_h
       const int at = token * token_size + i;
       expect("rotary", value_of(qkv[at]), numbers[at], tolerance<T>(numbers[at]));
     }
+  // Now that they are rotated, storing them again changes nothing.
+  std::vector<T> stored(kv.size(), number<T>(std::nan("")));
+  Exported<T>::store_kv(&step, qkv.data(), stored.data());
+  expect_same("store_kv", stored.data(), kv.data(), kv.size());
   std::vector<T> out(num_tokens * num_heads * head_dim);
   Exported<T>::paged_attention(&step, qkv.data(), token_size, kv.data(), out.data());
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from attention_step import lay_back, lay_out
+from attention_step import lay_back, lay_out, make_step
 from ragged_layout import contexts, ragged_layout
 from torch import Tensor
 
@@ -88,6 +88,22 @@ def test_rotary_store_kv(kernels: Kernels) -> None:
         written = expected[tokens, heads:].view(-1, 2, kv_heads, dim).permute(1, 2, 0, 3)
         torch.testing.assert_close(stored[:, :, span.start :], written)
         assert not stored[:, :, : span.start].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["reference", "auto"])
+def test_store_kv_is_rotary_store_kv_at_angle_0(name: str, dtype: torch.dtype) -> None:
+    kernels = select(CPU, dtype, name)
+    step = make_step([(5, 1), (0, 40), (30, 3)], (4, 2, 24), dtype)
+    step.cos_sin[:, 0], step.cos_sin[:, 1] = 1.0, 0.0
+    plan = kernels.plan(step.layout)
+    expected_kv, kv = lay_out(step.kv, kernels), lay_out(step.kv, kernels)
+    expected = kernels.rotary_store_kv(step.qkv.clone(), step.cos_sin, expected_kv, plan)
+    qkv = step.qkv.clone()
+    q = kernels.store_kv(qkv, kv, plan)
+    assert torch.equal(q, expected) and torch.equal(qkv, step.qkv)
+    assert torch.equal(kv.nan_to_num(nan=7.0), expected_kv.nan_to_num(nan=7.0))
+    assert not torch.equal(kv.nan_to_num(nan=7.0), lay_out(step.kv, kernels).nan_to_num(nan=7.0))
 
 
 def test_norms_and_silu(kernels: Kernels) -> None:

@@ -181,6 +181,21 @@ def test_padding_reads_and_writes_nothing(
     assert torch.equal(kv.nan_to_num(nan=0.0), expected_kv.nan_to_num(nan=0.0))
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_store_kv_is_rotary_store_kv_at_angle_0(
+    kernels: Kernels, dtype: torch.dtype, shape: tuple[int, int, int, int]
+) -> None:
+    step = make_step([(40, 1), (0, 18), (5, 1)], shape[:3], dtype, shape[3]).to(DEVICE)
+    step.cos_sin[:, 0], step.cos_sin[:, 1] = 1.0, 0.0
+    step.layout.positions[-1] = -1  # padding
+    plan = kernels.plan(step.layout)
+    expected_kv, kv = step.kv.clone(), step.kv.clone()
+    expected = kernels.rotary_store_kv(step.qkv.clone(), step.cos_sin, expected_kv, plan)
+    assert torch.equal(kernels.store_kv(step.qkv, kv, plan), expected)
+    assert torch.equal(kv.nan_to_num(nan=7.0), expected_kv.nan_to_num(nan=7.0))
+    assert not torch.equal(kv.nan_to_num(nan=7.0), step.kv.nan_to_num(nan=7.0))
+
+
 def test_extremes_stay_with_their_rows(kernels: Kernels, dtype: torch.dtype) -> None:
     step = make_step([(3, 2), (40, 1), (0, 30)], (2, 1, 64), dtype).to(DEVICE)
     step.qkv[2, 0, 5] = torch.nan

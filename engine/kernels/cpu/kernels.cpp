@@ -28,6 +28,9 @@
                                            T* kv) {                                              \
     rotary_store_kv(*step, qkv, cos_sin, kv);                                                    \
   }                                                                                              \
+  extern "C" void store_kv_##suffix(const Step* step, const T* qkv, T* kv) {                     \
+    store_kv(*step, qkv, kv);                                                                    \
+  }                                                                                              \
   extern "C" void paged_attention_##suffix(const Step* step, const T* q, int64_t q_stride,       \
                                            T* kv, T* out) {                                      \
     Attention<T>{*step, q, q_stride, kv, out}.run();                                             \

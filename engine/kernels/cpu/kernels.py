@@ -84,6 +84,7 @@ class CpuKernels:
         self._silu_mul = function("silu_mul", address, address, c_int64, c_int32, c_int32)
         step = POINTER(_Step)
         self._rotary_store_kv = function("rotary_store_kv", step, address, address, address)
+        self._store_kv = function("store_kv", step, address, address)
         self._attention = function("paged_attention", step, address, c_int64, address, address)
 
     def describe(self) -> str:
@@ -209,6 +210,11 @@ class CpuKernels:
     ) -> Tensor:
         assert isinstance(plan, CpuPlan) and qkv.is_contiguous() and cos_sin.is_contiguous()
         self._rotary_store_kv(plan.step, qkv.data_ptr(), cos_sin.data_ptr(), kv.data_ptr())
+        return qkv[:, : plan.layout.num_heads]
+
+    def store_kv(self, qkv: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
+        assert isinstance(plan, CpuPlan) and qkv.is_contiguous()
+        self._store_kv(plan.step, qkv.data_ptr(), kv.data_ptr())
         return qkv[:, : plan.layout.num_heads]
 
     def paged_attention(self, q: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:

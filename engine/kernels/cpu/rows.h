@@ -81,4 +81,17 @@ void rotary_store_kv(const Step& s, T* qkv, const float* cos_sin, T* kv) {
   });
 }
 
+// Keys and values go to their pages as they are.
+template <class T>
+void store_kv(const Step& s, const T* qkv, T* kv) {
+  const int64_t token_size = int64_t(s.num_heads + 2 * s.num_kv_heads) * s.head_dim;
+  const bool is_small = s.num_tokens * token_size < kFewElements;
+  parallel(s.num_tokens, is_small ? 1 : s.num_threads, [=, &s](int64_t token) {
+    const T* key = qkv + token * token_size + s.num_heads * s.head_dim;
+    const T* value = key + s.num_kv_heads * s.head_dim;
+    for (int i = 0; i < s.num_kv_heads; i++, key += s.head_dim, value += s.head_dim)
+      Pages<T>(s, kv, s.rows[token], i).store(s.positions[token], key, value);
+  });
+}
+
 }  // namespace

@@ -22,6 +22,7 @@ from engine.kernels.triton.attention import paged_attention
 from engine.kernels.triton.norm import add_rms_norm, rms_norm
 from engine.kernels.triton.plan import TritonPlan, make_plan
 from engine.kernels.triton.rotary import rotary_store_kv
+from engine.kernels.triton.store import store_kv
 
 _DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 # As many as make short contexts fall into several splits, so that interpreted tests see them.
@@ -112,6 +113,10 @@ class TritonKernels:
     ) -> Tensor:
         assert isinstance(plan, TritonPlan)
         return rotary_store_kv(qkv, cos_sin, kv, plan.layout)
+
+    def store_kv(self, qkv: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
+        assert isinstance(plan, TritonPlan)
+        return store_kv(qkv, kv, plan.layout)
 
     def paged_attention(self, q: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
         assert isinstance(plan, TritonPlan)
