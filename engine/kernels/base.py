@@ -116,7 +116,7 @@ class Kernels(Protocol):
         """
 
     def store_kv(self, qkv: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
-        """`rotary_store_kv` where nothing is rotated: positions come in elsewhere, or not at all."""
+        """`rotary_store_kv` where nothing is rotated: positions come in elsewhere, if at all."""
 
     def paged_attention(self, q: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
         """Causal attention of q [num_tokens, heads, head_dim] over its rows' pages; same shape.
