@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from engine.kernels.triton import activation, attention, norm, plan, rotary, store
+from engine.kernels.triton import activation, attention, layer_norm, norm, plan, rotary, store
 
 HOPPER = GPUTarget("cuda", 90, 32)
 TYPES = {
@@ -56,7 +56,10 @@ def main() -> None:
     x = torch.zeros(3, 576, dtype=bfloat16)
     norm.rms_norm(x.view(3, 9, 64), x[0, :64], 1e-5)
     norm.add_rms_norm(x, x.clone(), x[0], 1e-5)
+    layer_norm.add_layer_norm(x, x.clone(), x[0], x[0].clone(), 1e-5)
     activation.silu_mul(x)
+    activation.gelu_mul(x)
+    activation.gelu(x)
     prompt_and_token = [(0, 70), (3, 1)]
     for shape, dtype, steps in (
         ((32, 8, 128), bfloat16, ([(100, 1)], [(5, 1)] * 200, prompt_and_token)),

@@ -96,11 +96,26 @@ class Kernels(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """(rms_norm(x + residual), x + residual); both inputs may be overwritten."""
 
+    def add_layer_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """(layer_norm(x + residual), x + residual); both inputs may be overwritten.
+
+        The norm is (x - mean) / sqrt(variance + eps) * weight + bias (Ba et al., 2016).
+        """
+
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """silu(gate) * up, from [num_tokens, 2 * width] to [num_tokens, width].
 
         The next call may overwrite the result.
         """
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2 of [num_tokens, width]: GELU by its
+        approximation (Hendrycks and Gimpel, 2016). The next call may overwrite the result."""
+
+    def gelu_mul(self, gate_up: Tensor) -> Tensor:
+        """gelu(gate) * up, otherwise as `silu_mul`."""
 
     def plan(self, layout: StepLayout) -> AttentionPlan:
         """Prepare, once per step, what every layer's attention needs."""

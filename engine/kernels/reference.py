@@ -6,6 +6,7 @@ however its prompt was cut into chunks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -63,12 +64,30 @@ class ReferenceKernels:
         residual = residual.add_(x)
         return F.rms_norm(residual, (residual.shape[-1],), weight, eps), residual
 
+    def add_layer_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        residual = residual.add_(x)
+        return F.layer_norm(residual, (residual.shape[-1],), weight, bias, eps), residual
+
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         if self.dtype == torch.float32:
             # F.silu rounds otherwise at the end of a thread's share than inside of it.
             return torch.div(gate, torch.exp(-gate).add_(1)).mul_(up)
         return F.silu(gate).mul_(up)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        if self.dtype == torch.float32:
+            # (1 + tanh(u)) / 2 is 1 / (1 + exp(-2u)). F.gelu rounds as F.silu does, see above.
+            cube = x * x * x
+            doubled = cube.mul_(0.044715).add_(x).mul_(2 * math.sqrt(2 / math.pi))
+            return torch.div(x, torch.exp(doubled.neg_()).add_(1))
+        return F.gelu(x, approximate="tanh")
+
+    def gelu_mul(self, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        return self.gelu(gate).mul_(up)
 
     def plan(self, layout: StepLayout) -> AttentionPlan:
         return paged.make_plan(layout, self.dtype)

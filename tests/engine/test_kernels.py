@@ -119,6 +119,23 @@ def test_norms_and_silu(kernels: Kernels) -> None:
     torch.testing.assert_close(kernels.silu_mul(gate_up.clone()), gate * gate.sigmoid() * up)
 
 
+def test_layer_norm_and_gelu(kernels: Kernels) -> None:
+    x, residual, weight, bias = (torch.randn(size) for size in ((5, 45), (5, 45), (45,), (45,)))
+    residual += 3  # a mean to subtract
+    total = x + residual
+    centred = total - total.mean(-1, keepdim=True)
+    expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight + bias
+    normed, new_residual = kernels.add_layer_norm(x.clone(), residual.clone(), weight, bias, 1e-5)
+    torch.testing.assert_close(normed, expected)
+    torch.testing.assert_close(new_residual, total)
+    gate_up = 3 * torch.randn(5, 66)
+    cubic = math.sqrt(2 / math.pi) * (gate_up + 0.044715 * gate_up**3)
+    expected = gate_up * (1 + cubic.tanh()) / 2
+    torch.testing.assert_close(kernels.gelu(gate_up.clone()), expected, rtol=1e-5, atol=1e-6)
+    gated = kernels.gelu_mul(gate_up.clone())
+    torch.testing.assert_close(gated, expected[:, :33] * gate_up[:, 33:], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("width", "outputs"), [(576, 960), (1536, 576), (64, 33)])
 def test_linear_rows_do_not_depend_on_their_number(

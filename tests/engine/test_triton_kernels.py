@@ -230,6 +230,29 @@ def test_norms_and_silu(kernels: Kernels, dtype: torch.dtype, width: int) -> Non
     torch.testing.assert_close(kernels.rms_norm(heads, weight, 1e-5), expected, **close)
 
 
+@pytest.mark.parametrize("width", [576, 33, 2500])
+def test_layer_norm_and_gelu(kernels: Kernels, dtype: torch.dtype, width: int) -> None:
+    torch.manual_seed(width)
+    reference = select(DEVICE, torch.float32, "reference")
+    tolerance = TOLERANCES[dtype]
+    close = {"rtol": tolerance, "atol": tolerance, "check_dtype": False}
+    x, residual = torch.randn(2, 5, width, device=DEVICE).add_(1).to(dtype)
+    weight, bias = torch.randn(2, width, device=DEVICE).to(dtype)
+    sums = reference.add_layer_norm(
+        x.float(), residual.float().clone(), weight.float(), bias.float(), 1e-5
+    )
+    added = kernels.add_layer_norm(x.clone(), residual.clone(), weight, bias, 1e-5)
+    torch.testing.assert_close(added, sums, **close)
+    gate_up = 3 * torch.randn(5, 2 * width, device=DEVICE).to(dtype)
+    torch.testing.assert_close(kernels.gelu(gate_up), reference.gelu(gate_up.float()), **close)
+    gated = reference.gelu_mul(gate_up.float())
+    torch.testing.assert_close(kernels.gelu_mul(gate_up), gated, **close)
+    extremes = torch.tensor([[0.0, -0.0, 200.0, -200.0, torch.inf, torch.nan, 1e30]], dtype=dtype)
+    expected = torch.tensor([[0.0, 0.0, 200.0, 0.0, torch.inf, torch.nan, 1e30]], dtype=dtype)
+    found = kernels.gelu(extremes.to(DEVICE)).cpu()
+    torch.testing.assert_close(found, expected, rtol=2**-7, atol=1e-30, equal_nan=True)
+
+
 def test_silu_of_extremes(kernels: Kernels, dtype: torch.dtype) -> None:
     gate = torch.tensor([0.0, -0.0, 200.0, -200.0, torch.inf, torch.nan, 1e30], dtype=dtype)
     gate_up = torch.cat((gate, torch.ones_like(gate)))[None].to(DEVICE)

@@ -1,4 +1,4 @@
-// What is done to each token alone: norms, SiLU, rotary positions.
+// What is done to each token alone: norms, activations, rotary positions.
 
 #pragma once
 
@@ -39,16 +39,74 @@ void norm(const T* x, T* residual, const T* weight, T* out, int64_t num_rows, in
   });
 }
 
+// x is added to the residual stream, then x = (stream - mean) / deviation * weight + bias.
 template <class T>
-void silu_mul(const T* gate_up, T* out, int64_t num_rows, int width, int num_threads) {
+void add_layer_norm_row(T* x, T* residual, const T* weight, const T* bias, int width, float eps) {
+  Vec numbers = {};
+  for (int i = 0; i < width; i += kLanes) {
+    write(residual + i, read(residual + i, width - i) + read(x + i, width - i), width - i);
+    numbers += read(residual + i, width - i);
+  }
+  const float mean = sum(numbers) / width;
+  Ints lane = {};
+  for (int i = 0; i < kLanes; i++) lane[i] = i;
+  Vec squares = {};
+  for (int i = 0; i < width; i += kLanes) {
+    const Vec v = lane + i < width ? read(residual + i, width - i) - mean : Vec{};
+    squares += v * v;
+  }
+  const float scale = 1.0f / std::sqrt(sum(squares) / width + eps);
+  for (int i = 0; i < width; i += kLanes) {
+    const Vec v = (read(residual + i, width - i) - mean) * scale;
+    write(x + i, v * read(weight + i, width - i) + read(bias + i, width - i), width - i);
+  }
+}
+
+template <class T>
+void add_layer_norm(T* x, T* residual, const T* weight, const T* bias, int64_t num_rows, int width,
+                    float eps, int num_threads) {
+  parallel(num_rows, num_rows * width < kFewElements ? 1 : num_threads, [=](int64_t row) {
+    add_layer_norm_row(x + row * width, residual + row * width, weight, bias, width, eps);
+  });
+}
+
+inline Vec silu(Vec x) { return x / (exponential(-x) + 1.0f); }
+
+// (1 + tanh(u)) / 2 is 1 / (1 + e^(-2u)), with u = sqrt(2 / pi) * (x + 0.044715 x^3).
+inline Vec gelu(Vec x) {
+  const Vec u = (x * x * x * 0.044715f + x) * 0.7978845608f;
+  return x / (exponential(u * -2.0f) + 1.0f);
+}
+
+template <class T>
+void gelu(const T* x, T* out, int64_t num_rows, int width, int num_threads) {
+  parallel(num_rows, num_rows * width < kFewElements ? 1 : num_threads, [=](int64_t row) {
+    const int64_t at = row * width;
+    for (int i = 0; i < width; i += kLanes)
+      write(out + at + i, gelu(read(x + at + i, width - i)), width - i);
+  });
+}
+
+// activation(gate) * up
+template <Vec (*activation)(Vec), class T>
+void gate(const T* gate_up, T* out, int64_t num_rows, int width, int num_threads) {
   parallel(num_rows, num_rows * width * 2 < kFewElements ? 1 : num_threads, [=](int64_t row) {
     const T *gate = gate_up + row * 2 * width, *up = gate + width;
     for (int i = 0; i < width; i += kLanes) {
-      const Vec x = read(gate + i, width - i);
-      const Vec y = x / (exponential(-x) + 1.0f) * read(up + i, width - i);
+      const Vec y = activation(read(gate + i, width - i)) * read(up + i, width - i);
       write(out + row * width + i, y, width - i);
     }
   });
+}
+
+template <class T>
+void silu_mul(const T* gate_up, T* out, int64_t num_rows, int width, int num_threads) {
+  gate<silu>(gate_up, out, num_rows, width, num_threads);
+}
+
+template <class T>
+void gelu_mul(const T* gate_up, T* out, int64_t num_rows, int width, int num_threads) {
+  gate<gelu>(gate_up, out, num_rows, width, num_threads);
 }
 
 // cos_sin is (cos, cos) and (-sin, sin), each of head_dim numbers.

@@ -17,8 +17,9 @@ from engine.attention import AttentionPlan, StepLayout
 from engine.checkpoint.grouped import GroupedWeight
 from engine.kernels.base import Embedding, FusedLayers, LayerParts, Linear
 from engine.kernels.linear import PackedLinear, Table
-from engine.kernels.triton.activation import silu_mul
+from engine.kernels.triton.activation import gelu, gelu_mul, silu_mul
 from engine.kernels.triton.attention import paged_attention
+from engine.kernels.triton.layer_norm import add_layer_norm
 from engine.kernels.triton.norm import add_rms_norm, rms_norm
 from engine.kernels.triton.plan import TritonPlan, make_plan
 from engine.kernels.triton.rotary import rotary_store_kv
@@ -100,8 +101,19 @@ class TritonKernels:
     ) -> tuple[Tensor, Tensor]:
         return add_rms_norm(x, residual, weight, eps)
 
+    def add_layer_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        return add_layer_norm(x, residual, weight, bias, eps)
+
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         return silu_mul(gate_up)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return gelu(x)
+
+    def gelu_mul(self, gate_up: Tensor) -> Tensor:
+        return gelu_mul(gate_up)
 
     def plan(self, layout: StepLayout) -> TritonPlan:
         """With one token in each span, the plan is good for whatever the layout's tensors hold
