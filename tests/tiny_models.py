@@ -138,3 +138,21 @@ class BareEngine:
         hidden = self.model.forward(torch.tensor(token_ids), plan, self.kv_cache)
         logits = self.model.compute_logits(hidden)
         return list(logits.split([len(chunk.token_ids) for chunk in chunks]))
+
+
+def save_random_model(
+    config: transformers.PreTrainedConfig, folder: Path
+) -> transformers.PreTrainedModel:
+    """Write a random float32 model of any family to `folder`; returns it as transformers has it.
+
+    Norms and biases are not all the same: what is left out or taken for another one shows.
+    """
+    torch.manual_seed(7)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    model = model.float().eval()
+    model.save_pretrained(folder)
+    return model

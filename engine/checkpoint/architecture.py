@@ -1,6 +1,7 @@
 """The families of models that the engine can run, and the limits that every config must keep.
 
-One structure with two differences (`qkv_bias`, `qk_norm`), all served by `engine/models/llama.py`.
+Each is served by the file in `engine/models/` that `model` names; Llama's serves those that differ
+from it in data alone (`qkv_bias`, `qk_norm`).
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ class Architecture:
     qkv_bias: bool = False
     qk_norm: bool = False
     has_interleaved_rotary: bool = False
+    model: str = "llama"
 
 
 ARCHITECTURES = (
     Architecture("llama", ("LlamaForCausalLM", "MistralForCausalLM"), has_interleaved_rotary=True),
     Architecture("qwen2", ("Qwen2ForCausalLM",), qkv_bias=True),
     Architecture("qwen3", ("Qwen3ForCausalLM",), qk_norm=True),
+    Architecture("gpt2", ("GPT2LMHeadModel",), model="gpt2"),
 )
 
 

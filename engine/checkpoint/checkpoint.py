@@ -7,10 +7,12 @@ copied on opening; weights are views of mapped files. No torch, no network, no r
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from engine.checkpoint import gpt2
 from engine.checkpoint.fields import read_json_object
 from engine.checkpoint.gguf import read_gguf
 from engine.checkpoint.gguf_config import (
@@ -22,7 +24,7 @@ from engine.checkpoint.gguf_config import (
 from engine.checkpoint.huggingface_config import huggingface_config
 from engine.checkpoint.model_config import ModelConfig
 from engine.checkpoint.safetensors_file import INDEX_FILE, SINGLE_FILE, read_safetensors_folder
-from engine.checkpoint.tensor_data import BLOCK_LAYOUTS, TensorData, to_half_rotated
+from engine.checkpoint.tensor_data import BLOCK_LAYOUTS, TensorData, to_half_rotated, to_transposed
 from engine.checkpoint.tensor_shapes import LM_HEAD, check_tensors, tensor_shapes
 from engine.checkpoint.tokenizer_data import TokenizerData, gguf_tokenizer, huggingface_tokenizer
 from engine.errors import CheckpointError
@@ -31,6 +33,8 @@ _CONFIG_FILE = "config.json"
 _MAX_CONFIG_BYTES = 1 << 20
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 _PICKLE_REFUSED = "weights must be safetensors or GGUF; pickled weights can run code"
+
+Rewrite = Callable[[TensorData], TensorData]
 
 
 class Checkpoint:
@@ -42,14 +46,14 @@ class Checkpoint:
         config: ModelConfig,
         tokenizer: TokenizerData,
         tensors: Mapping[str, TensorData],
-        interleaved: Mapping[str, int] | None = None,
+        rewrites: Mapping[str, Rewrite] | None = None,
     ) -> None:
-        """`interleaved`: weights stored in interleaved rotary order, and their number of heads."""
+        """`rewrites` bring weights that are stored in another order into ours, by name."""
         self.path = path
         self.config = config
         self.tokenizer = tokenizer
         self._tensors = tensors
-        self._interleaved = interleaved or {}
+        self._rewrites = rewrites or {}
 
     @property
     def name(self) -> str:
@@ -78,12 +82,12 @@ class Checkpoint:
         return [name for name in tensor_shapes(self.config) if name in self._tensors]
 
     def tensor(self, name: str) -> TensorData:
-        """One weight, unconverted. CheckpointError when there is none of that name."""
+        """One weight, its numbers unconverted. CheckpointError when there is none of that name."""
         tensor = self._tensors.get(name)
         if tensor is None:
             raise CheckpointError(f"{self.path}: there is no weight {name}")
-        num_heads = self._interleaved.get(name)
-        return tensor if num_heads is None else to_half_rotated(tensor, num_heads)
+        rewrite = self._rewrites.get(name)
+        return tensor if rewrite is None else rewrite(tensor)
 
 
 def open_checkpoint(path: Path, *, require_weights: bool = True) -> Checkpoint:
@@ -110,16 +114,19 @@ def _open_gguf(path: Path) -> Checkpoint:
     architecture = gguf_architecture(file.metadata)
     config = gguf_config(file.metadata, architecture, file.tensors)
     tokenizer = gguf_tokenizer(file.metadata, config.vocab_size)
-    tensors = {huggingface_name(name): tensor for name, tensor in file.tensors.items()}
+    tensors = {
+        huggingface_name(name, architecture.model): tensor for name, tensor in file.tensors.items()
+    }
     tensors.pop(ROPE_FACTORS, None)  # has become a part of the config
-    interleaved = {}
+    rewrites: dict[str, Rewrite] = {}
     if architecture.has_interleaved_rotary:
         for layer in range(config.num_layers):
             prefix = f"model.layers.{layer}.self_attn"
-            interleaved[f"{prefix}.q_proj.weight"] = config.num_heads
-            interleaved[f"{prefix}.k_proj.weight"] = config.num_kv_heads
+            for name, num_heads in (("q", config.num_heads), ("k", config.num_kv_heads)):
+                rewrite = partial(to_half_rotated, num_heads=num_heads)
+                rewrites[f"{prefix}.{name}_proj.weight"] = rewrite
     check_tensors(config, tensors, str(path))
-    return Checkpoint(path, config, tokenizer, tensors, interleaved)
+    return Checkpoint(path, config, tokenizer, tensors, rewrites)
 
 
 def _open_huggingface(folder: Path, require_weights: bool) -> Checkpoint:
@@ -134,6 +141,11 @@ def _open_huggingface(folder: Path, require_weights: bool) -> Checkpoint:
     if LM_HEAD not in tensors and "tie_word_embeddings" not in fields:
         config = replace(config, tie_word_embeddings=True)
     tensors = {name: tensors[name] for name in tensors if not _is_ignored(name, config)}
+    if config.architecture == "gpt2":
+        tensors = gpt2.from_huggingface(tensors, str(folder))
+        check_tensors(config, tensors, str(folder), gpt2.is_transposed)
+        transposed = {name: to_transposed for name in tensors if gpt2.is_transposed(name)}
+        return Checkpoint(folder, config, tokenizer, tensors, transposed)
     check_tensors(config, tensors, str(folder))
     return Checkpoint(folder, config, tokenizer, tensors)
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from engine.checkpoint import architecture as limits
+from engine.checkpoint import gpt2
 from engine.checkpoint.architecture import ARCHITECTURES, Architecture, check_config
 from engine.checkpoint.fields import Fields, quote
 from engine.checkpoint.model_config import ModelConfig, RopeScaling
@@ -43,13 +44,20 @@ _LAYER_NAMES = {
 }
 
 
-def huggingface_name(gguf_name: str) -> str:
-    """The parameter's name; a name that is not known is returned as it is."""
+_TABLES = {
+    "llama": ("model.layers", _LAYER_NAMES, _NAMES),
+    "gpt2": (gpt2.GGUF_LAYER, gpt2.GGUF_LAYER_NAMES, gpt2.GGUF_NAMES),
+}
+
+
+def huggingface_name(gguf_name: str, model: str = "llama") -> str:
+    """The parameter's name in `model`; a name that is not known is returned as it is."""
+    prefix, layer_names, names = _TABLES[model]
     if match := _LAYER_TENSOR.fullmatch(gguf_name):
         layer, name, suffix = match.groups()
-        if name in _LAYER_NAMES:
-            return f"model.layers.{layer}.{_LAYER_NAMES[name]}.{suffix}"
-    return _NAMES.get(gguf_name, gguf_name)
+        if name in layer_names:
+            return f"{prefix}.{layer}.{layer_names[name]}.{suffix}"
+    return names.get(gguf_name, gguf_name)
 
 
 def gguf_architecture(metadata: Fields) -> Architecture:
@@ -77,6 +85,8 @@ def gguf_config(
     prefix = architecture.gguf_name
     if metadata.integer(f"{prefix}.expert_count", 0, low=0) > 0:
         raise CheckpointError(f"{metadata.source}: mixtures of experts are not supported")
+    if architecture.model == "gpt2":
+        return gpt2.gguf_gpt2(metadata, _vocab_size(metadata, prefix), tensors)
     hidden_size = metadata.integer(f"{prefix}.embedding_length", high=limits.MAX_WIDTH)
     num_heads = metadata.integer(f"{prefix}.attention.head_count", high=limits.MAX_HEADS)
     head_dim = metadata.integer(

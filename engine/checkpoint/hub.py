@@ -36,6 +36,9 @@ _WANTED = [
     "tokenizer_config.json",
     "chat_template.jinja",
     "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
     "*.safetensors",
     "model.safetensors.index.json",
 ]

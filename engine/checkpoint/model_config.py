@@ -26,7 +26,11 @@ class RopeScaling:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A decoder-only transformer. `architecture` names the file in `engine/models/` ("llama")."""
+    """A decoder-only transformer. `architecture` names the file in `engine/models/` ("llama").
+
+    `rms_norm_eps` is added to what any kind of norm divides by; `rope_theta` is 0 where positions
+    are learned.
+    """
 
     architecture: str
     vocab_size: int

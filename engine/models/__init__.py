@@ -20,7 +20,10 @@ from engine.kernels.base import Kernels
 from engine.kv_cache import KVCache
 from engine.models.layers import WeightGroup
 
-_MODELS = {"llama": "engine.models.llama:Llama"}
+_MODELS = {
+    "llama": "engine.models.llama:Llama",
+    "gpt2": "engine.models.gpt2:GPT2",
+}
 
 
 class Model(Protocol):
