@@ -66,7 +66,7 @@ def write_gguf_model(
     """`metadata` without the family in front of its keys; `kind_of` says how the matrix of a GGUF
     name is stored. A vocabulary of meaningless tokens goes with it."""
     writer = gguf.GGUFWriter(path, family)
-    tokens = [f"t{i}" for i in range(model.config.vocab_size)]
+    tokens = [f"t{i}" for i in range(model.config.vocab_size - 1)] + ["t0t1"]
     for key, value in {**_vocabulary(tokens), **metadata}.items():
         _add(writer, key if key.startswith("tokenizer.") else f"{family}.{key}", value)
     for name, parameter in model.named_parameters():  # a tied head is not among them
@@ -91,7 +91,7 @@ def _vocabulary(tokens: list[str]) -> dict[str, Value]:
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": [1] * len(tokens),
-        "tokenizer.ggml.merges": [],
+        "tokenizer.ggml.merges": ["t0 t1"],
         "tokenizer.ggml.eos_token_id": 2,
     }
 
@@ -113,7 +113,7 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Value) -> None:
             writer.add_float32(key, value)
         case str():
             writer.add_string(key, value)
-        case _ if value:
+        case _:
             writer.add_array(key, value)
 
 

@@ -65,7 +65,14 @@ def save_tiny_model(family: str, folder: Path) -> transformers.PreTrainedModel:
     """Write a random float32 model to `folder`; returns it as transformers has it."""
     config_name, changes = FAMILIES[family]
     fields = {name: value for name, value in {**_SIZES, **changes}.items() if value is not None}
-    config = getattr(transformers, config_name)(**fields)
+    return save_random_model(config_name, fields, folder)
+
+
+def save_random_model(
+    config_name: str, keys: dict[str, Any], folder: Path
+) -> transformers.PreTrainedModel:
+    """The same for any class of configuration."""
+    config = getattr(transformers, config_name)(**keys)
     torch.manual_seed(7)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with torch.no_grad():
@@ -138,21 +145,3 @@ class BareEngine:
         hidden = self.model.forward(torch.tensor(token_ids), plan, self.kv_cache)
         logits = self.model.compute_logits(hidden)
         return list(logits.split([len(chunk.token_ids) for chunk in chunks]))
-
-
-def save_random_model(
-    config: transformers.PreTrainedConfig, folder: Path
-) -> transformers.PreTrainedModel:
-    """Write a random float32 model of any family to `folder`; returns it as transformers has it.
-
-    Norms and biases are not all the same: what is left out or taken for another one shows.
-    """
-    torch.manual_seed(7)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(torch.randn_like(parameter) * 0.2)
-    model = model.float().eval()
-    model.save_pretrained(folder)
-    return model

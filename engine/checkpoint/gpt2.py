@@ -120,6 +120,7 @@ def _config(
         rms_norm_eps=eps,
         rope_theta=0.0,
         tie_word_embeddings=is_tied,
+        num_positions=max_model_len,
     )
 
 
@@ -128,7 +129,7 @@ def gpt2_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     hidden, inner = config.hidden_size, config.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {
         EMBEDDING: (config.vocab_size, hidden),
-        "transformer.wpe.weight": (config.max_model_len, hidden),
+        "transformer.wpe.weight": (config.num_positions, hidden),
     }
 
     def add(name: str, *shape: int) -> None:

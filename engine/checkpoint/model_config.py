@@ -28,8 +28,8 @@ class RopeScaling:
 class ModelConfig:
     """A decoder-only transformer. `architecture` names the file in `engine/models/` ("llama").
 
-    `rms_norm_eps` is added to what any kind of norm divides by; `rope_theta` is 0 where positions
-    are learned.
+    `rms_norm_eps` is added to what any kind of norm divides by. Where positions are learned there
+    are `num_positions` of them, and `rope_theta` is 0.
     """
 
     architecture: str
@@ -47,3 +47,4 @@ class ModelConfig:
     qkv_bias: bool = False
     qk_norm: bool = False
     tie_word_embeddings: bool = False
+    num_positions: int = 0

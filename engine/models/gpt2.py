@@ -47,7 +47,7 @@ class GPT2:
     def weight_groups(self) -> Iterator[WeightGroup]:
         """What to read from a checkpoint, by Hugging Face names, in the order of use."""
         yield from self.vocabulary.weight_groups()
-        shape = (self.config.max_model_len, self.config.hidden_size)
+        shape = (self.config.num_positions, self.config.hidden_size)
         yield WeightGroup({"transformer.wpe.weight": shape}, self._load_positions)
         for layer in self.layers:
             yield from layer.weight_groups()

@@ -39,8 +39,8 @@ METADATA: dict[str, Value] = {
 
 def tiny_gpt2(folder: Path, **changes: object) -> transformers.PreTrainedModel:
     sizes = {"vocab_size": 199, "n_embd": 96, "n_layer": 3, "n_head": 6, "initializer_range": 0.25}
-    config = transformers.GPT2Config(**{**sizes, "bos_token_id": 2, "eos_token_id": 2, **changes})
-    return save_random_model(config, folder)
+    ids = {"bos_token_id": 2, "eos_token_id": 2}
+    return save_random_model("GPT2Config", {**sizes, **ids, **changes}, folder)
 
 
 @pytest.fixture(scope="module")
