@@ -1,4 +1,5 @@
 """How the tokens of one step lie in the pages: the plan, made once per step, read by every layer.
+And the rule of a layer: which of the earlier positions its tokens see, and how they are scored.
 
 Knows rows, positions and pages; no requests, no weights. A kernel set may extend the plan with what
 it alone needs.
@@ -53,3 +54,24 @@ class AttentionPlan:
 
     positions: Tensor
     spans: list[Span]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionRule:
+    """What a layer's attention does beyond seeing everything up to the token itself.
+
+    `window`: how many last positions a token sees, itself included. `soft_cap`: a score s becomes
+    soft_cap * tanh(s / soft_cap). `scale` of the scores; None is head_dim ** -0.5.
+    """
+
+    window: int | None = None
+    soft_cap: float | None = None
+    scale: float | None = None
+
+    def score_scale(self, head_dim: int) -> float:
+        """What products of queries and keys are multiplied by."""
+        return head_dim**-0.5 if self.scale is None else self.scale
+
+
+# All earlier positions, plainly scored.
+CAUSAL = AttentionRule()

@@ -108,7 +108,8 @@ class ModelRunner:
                 f"dtype bfloat16; here are {kernels.describe()} kernels and {target.dtype_name}"
             )
         with torch.inference_mode():
-            model = build_model(checkpoint.config, kernels, target.device)
+            served = checkpoint.config.as_served(config.max_model_len)
+            model = build_model(served, kernels, target.device)
             if is_dummy:
                 load_random_weights(
                     model, target.device, target.dtype, on_progress, config.quantization

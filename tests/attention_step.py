@@ -8,7 +8,7 @@ import torch
 from ragged_layout import ragged_layout
 from torch import Tensor
 
-from engine.attention import StepLayout
+from engine.attention import CAUSAL, AttentionRule, StepLayout
 from engine.kernels.base import Kernels
 from engine.kernels.cpu import CpuKernels
 
@@ -22,13 +22,23 @@ class Step:
     cos_sin: Tensor
     kv: Tensor
 
-    def run(self, kernels: Kernels) -> tuple[Tensor, Tensor]:
+    def run(self, kernels: Kernels, rule: AttentionRule = CAUSAL) -> tuple[Tensor, Tensor]:
         """Attention of the step's tokens, and the pages afterwards."""
         plan = kernels.plan(self.layout)
         kv = lay_out(self.kv, kernels)
         q = kernels.rotary_store_kv(self.qkv.clone(), self.cos_sin, kv, plan)
-        attended = kernels.paged_attention(q, kv, plan).clone()
+        attended = kernels.paged_attention(q, kv, plan, rule).clone()
         return attended, lay_back(kv, kernels)
+
+    def without_unread(self, window: int, at_once: int) -> Step:
+        """NaN too where no token's window reaches, but for the rest of `at_once` positions."""
+        kv = self.kv.clone()
+        for span in self.layout.spans:
+            table = self.layout.block_tables[span.row]
+            for position in range(max(0, span.start + 1 - window) // at_once * at_once):
+                block = table[position // self.layout.block_size]
+                kv[block, :, :, position % self.layout.block_size] = torch.nan
+        return replace(self, kv=kv)
 
     def clean(self) -> Step:
         """In float32 and with zeros for NaN: for an oracle that reads whole pages."""

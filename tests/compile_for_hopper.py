@@ -16,6 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from engine.attention import CAUSAL, AttentionRule
 from engine.kernels.triton import activation, attention, layer_norm, norm, plan, rotary, store
 
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -70,7 +71,8 @@ def main() -> None:
             made = plan.make_plan(step.layout, dtype, num_processors=132)
             q = rotary.rotary_store_kv(step.qkv, step.cos_sin, step.kv, step.layout)
             store.store_kv(step.qkv, step.kv, step.layout)
-            attention.paged_attention(q, step.kv, made, tl.bfloat16)
+            for rule in (CAUSAL, AttentionRule(window=48, soft_cap=50.0, scale=0.1)):
+                attention.paged_attention(q, step.kv, made, rule, tl.bfloat16)
 
 
 if __name__ == "__main__":

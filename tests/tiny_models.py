@@ -5,6 +5,7 @@ transformers is the oracle: same folder, same token ids.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2Config", {"head_dim": None}),
     "qwen3": ("Qwen3Config", {"tie_word_embeddings": True, "head_dim": 32}),
 }
+# Layers that differ in whether they turn and in what they see; test_families.py has all others.
+_WINDOW = {"no_rope_layers": [1, 0, 1], "use_sliding_window": True, "sliding_window": 40}
+_MORE_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {"smollm3": ("SmolLM3Config", _WINDOW)}
 
 
 def save_tiny_model(family: str, folder: Path) -> transformers.PreTrainedModel:
     """Write a random float32 model to `folder`; returns it as transformers has it."""
-    config_name, changes = FAMILIES[family]
+    config_name, changes = (FAMILIES | _MORE_FAMILIES)[family]
     fields = {name: value for name, value in {**_SIZES, **changes}.items() if value is not None}
     return save_random_model(config_name, fields, folder)
 
@@ -72,7 +76,7 @@ def save_random_model(
     config_name: str, keys: dict[str, Any], folder: Path
 ) -> transformers.PreTrainedModel:
     """The same for any class of configuration."""
-    config = getattr(transformers, config_name)(**keys)
+    config = getattr(transformers, config_name)(**deepcopy(keys))  # it writes into them
     torch.manual_seed(7)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with torch.no_grad():
@@ -112,7 +116,7 @@ class BareEngine:
         self.config = checkpoint.config
         self.block_size = block_size
         self.kernels = select(CPU, dtype, kernels)
-        self.model = build_model(self.config, self.kernels, CPU)
+        self.model = build_model(self.config.as_served(max_model_len), self.kernels, CPU)
         load_weights(self.model, checkpoint, CPU, dtype, lambda *_: None, quantization)
         max_blocks = -(-max_model_len // block_size)
         num_blocks = num_rows * max_blocks

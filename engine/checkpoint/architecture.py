@@ -1,12 +1,9 @@
-"""The families of models that the engine can run, and the limits that every config must keep.
-
-Each is served by the file in `engine/models/` that `model` names; Llama's serves those that differ
-from it in data alone (`qkv_bias`, `qk_norm`).
-"""
+"""The families of models that the engine can run, and the limits that every config must keep."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from engine.checkpoint.model_config import ModelConfig
 from engine.errors import CheckpointError
@@ -25,22 +22,54 @@ MAX_CONTEXT = 1 << 26
 class Architecture:
     """A family by the names that the formats give it, and what is special about it.
 
-    `has_interleaved_rotary`: in GGUF, its query and key rows are in interleaved rotary order.
+    `model` names the file in `engine/models/`. `has_interleaved_rotary`: in GGUF, its query and key
+    rows are in interleaved rotary order. `is_fused`: one tensor holds queries, keys and values, one
+    both matrices of the gate. `still_every`: each so many-th layer turns nothing, where the config
+    does not say which.
+
+    `windows` says which layers of a Hugging Face config have its `sliding_window`: "never" any;
+    "always" all, if it is set; "chosen" ones, if `use_sliding_window` is true. Of those, it is
+    the ones that `layer_types` names, else those from `max_window_layers` on.
+    `default_window` stands in for a `sliding_window` that the config leaves out.
     """
 
     gguf_name: str
     huggingface_names: tuple[str, ...]
+    model: str = "llama"
     qkv_bias: bool = False
     qk_norm: bool = False
     has_interleaved_rotary: bool = False
-    model: str = "llama"
+    is_fused: bool = False
+    windows: Literal["never", "always", "chosen"] = "never"
+    default_window: int | None = None
+    rope_theta: float = 10_000.0
+    still_every: int | None = None
 
 
+# Several may share a GGUF name, whose first row is then read.
 ARCHITECTURES = (
-    Architecture("llama", ("LlamaForCausalLM", "MistralForCausalLM"), has_interleaved_rotary=True),
-    Architecture("qwen2", ("Qwen2ForCausalLM",), qkv_bias=True),
-    Architecture("qwen3", ("Qwen3ForCausalLM",), qk_norm=True),
+    Architecture("llama", ("LlamaForCausalLM",), has_interleaved_rotary=True),
+    Architecture("llama", ("MistralForCausalLM",), windows="always", default_window=4096),
+    Architecture(
+        "qwen2", ("Qwen2ForCausalLM",), qkv_bias=True, windows="chosen", default_window=4096
+    ),
+    Architecture(
+        "qwen3", ("Qwen3ForCausalLM",), qk_norm=True, windows="chosen", default_window=4096
+    ),
+    Architecture(
+        "smollm3",
+        ("SmolLM3ForCausalLM",),
+        has_interleaved_rotary=True,
+        windows="chosen",
+        rope_theta=2_000_000.0,
+        still_every=4,
+    ),
+    Architecture("phi3", ("Phi3ForCausalLM",), is_fused=True, windows="always"),
+    Architecture("olmo2", ("Olmo2ForCausalLM",), model="olmo2"),
     Architecture("gpt2", ("GPT2LMHeadModel",), model="gpt2"),
+    Architecture("gemma", ("GemmaForCausalLM",), model="gemma"),
+    Architecture("gemma2", ("Gemma2ForCausalLM",), model="gemma"),
+    Architecture("gemma3", ("Gemma3ForCausalLM",), model="gemma", rope_theta=1_000_000.0),
 )
 
 

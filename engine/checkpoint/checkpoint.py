@@ -9,22 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from engine.checkpoint import gpt2
+from engine.checkpoint import gemma, gpt2
 from engine.checkpoint.fields import read_json_object
+from engine.checkpoint.fused import split_fused
 from engine.checkpoint.gguf import read_gguf
 from engine.checkpoint.gguf_config import (
-    ROPE_FACTORS,
     gguf_architecture,
     gguf_config,
     huggingface_name,
 )
+from engine.checkpoint.gguf_rope import ROPE_TENSORS
 from engine.checkpoint.huggingface_config import huggingface_config
 from engine.checkpoint.model_config import ModelConfig
 from engine.checkpoint.safetensors_file import INDEX_FILE, SINGLE_FILE, read_safetensors_folder
-from engine.checkpoint.tensor_data import BLOCK_LAYOUTS, TensorData, to_half_rotated, to_transposed
+from engine.checkpoint.tensor_data import (
+    BLOCK_LAYOUTS,
+    TensorData,
+    to_half_rotated,
+    to_transposed,
+    to_wide_rotary,
+)
 from engine.checkpoint.tensor_shapes import LM_HEAD, check_tensors, tensor_shapes
 from engine.checkpoint.tokenizer_data import TokenizerData, gguf_tokenizer, huggingface_tokenizer
 from engine.errors import CheckpointError
@@ -46,13 +52,17 @@ class Checkpoint:
         config: ModelConfig,
         tokenizer: TokenizerData,
         tensors: Mapping[str, TensorData],
+        *,
+        is_interleaved: bool = False,
         rewrites: Mapping[str, Rewrite] | None = None,
     ) -> None:
-        """`rewrites` bring weights that are stored in another order into ours, by name."""
+        """`is_interleaved`: queries and keys are stored in interleaved rotary order. `rewrites`
+        bring other weights that are not stored as the models take them into that form, by name."""
         self.path = path
         self.config = config
         self.tokenizer = tokenizer
         self._tensors = tensors
+        self._is_interleaved = is_interleaved
         self._rewrites = rewrites or {}
 
     @property
@@ -86,8 +96,21 @@ class Checkpoint:
         tensor = self._tensors.get(name)
         if tensor is None:
             raise CheckpointError(f"{self.path}: there is no weight {name}")
-        rewrite = self._rewrites.get(name)
-        return tensor if rewrite is None else rewrite(tensor)
+        if name in self._rewrites:
+            return self._rewrites[name](tensor)
+        num_heads = self._num_rotary_heads(name)
+        if num_heads is None:
+            return tensor
+        if self._is_interleaved:
+            tensor = to_half_rotated(tensor, num_heads)
+        rotary_dim = self.config.rotary_dim
+        return tensor if rotary_dim is None else to_wide_rotary(tensor, num_heads, rotary_dim)
+
+    def _num_rotary_heads(self, name: str) -> int | None:
+        """How many heads a projection has whose rows turn; None for other weights."""
+        if name.endswith(".q_proj.weight"):
+            return self.config.num_heads
+        return self.config.num_kv_heads if name.endswith(".k_proj.weight") else None
 
 
 def open_checkpoint(path: Path, *, require_weights: bool = True) -> Checkpoint:
@@ -115,18 +138,15 @@ def _open_gguf(path: Path) -> Checkpoint:
     config = gguf_config(file.metadata, architecture, file.tensors)
     tokenizer = gguf_tokenizer(file.metadata, config.vocab_size)
     tensors = {
-        huggingface_name(name, architecture.model): tensor for name, tensor in file.tensors.items()
+        huggingface_name(name, architecture.gguf_name): tensor
+        for name, tensor in file.tensors.items()
+        if name not in ROPE_TENSORS  # they have become a part of the config
     }
-    tensors.pop(ROPE_FACTORS, None)  # has become a part of the config
-    rewrites: dict[str, Rewrite] = {}
-    if architecture.has_interleaved_rotary:
-        for layer in range(config.num_layers):
-            prefix = f"model.layers.{layer}.self_attn"
-            for name, num_heads in (("q", config.num_heads), ("k", config.num_kv_heads)):
-                rewrite = partial(to_half_rotated, num_heads=num_heads)
-                rewrites[f"{prefix}.{name}_proj.weight"] = rewrite
+    if architecture.is_fused:
+        tensors = split_fused(tensors, config, str(path))
     check_tensors(config, tensors, str(path))
-    return Checkpoint(path, config, tokenizer, tensors, rewrites)
+    is_interleaved = architecture.has_interleaved_rotary
+    return Checkpoint(path, config, tokenizer, tensors, is_interleaved=is_interleaved)
 
 
 def _open_huggingface(folder: Path, require_weights: bool) -> Checkpoint:
@@ -145,9 +165,12 @@ def _open_huggingface(folder: Path, require_weights: bool) -> Checkpoint:
         tensors = gpt2.from_huggingface(tensors, str(folder))
         check_tensors(config, tensors, str(folder), gpt2.is_transposed)
         transposed = {name: to_transposed for name in tensors if gpt2.is_transposed(name)}
-        return Checkpoint(folder, config, tokenizer, tensors, transposed)
+        return Checkpoint(folder, config, tokenizer, tensors, rewrites=transposed)
+    tensors = split_fused(tensors, config, str(folder))
     check_tensors(config, tensors, str(folder))
-    return Checkpoint(folder, config, tokenizer, tensors)
+    is_gemma = config.architecture == "gemma"
+    norms = {name: gemma.plus_one for name in tensors if is_gemma and gemma.is_norm(name)}
+    return Checkpoint(folder, config, tokenizer, tensors, rewrites=norms)
 
 
 def _is_ignored(name: str, config: ModelConfig) -> bool:

@@ -1,4 +1,4 @@
-"""Gemma, Gemma 2 and Gemma 3 as both formats write them: config, names and shapes of weights.
+"""Gemma, Gemma 2 and Gemma 3 as both formats write them: their configs, and their norms.
 
 Gemma Team, 2024 and 2025. Norms multiply by 1 + weight: GGUF stores the sum, a Hugging Face folder
 the weight; here it is the sum. Other than Gemma, the later ones have a norm after attention and
@@ -234,16 +234,6 @@ def _gguf_windows(
         return tuple(window if slide else None for slide in slides)
     period = metadata.integer(f"{key}_pattern", generation.window_period)
     return _windows(window, period, num_layers)
-
-
-def gemma_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every norm that Llama's structure does not have."""
-    names = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
-    return {
-        f"model.layers.{layer}.{name}.weight": (config.hidden_size,)
-        for layer in range(config.num_layers)
-        for name in (names if config.has_post_norms else ())
-    }
 
 
 def is_norm(name: str) -> bool:

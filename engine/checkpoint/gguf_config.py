@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
-
-import numpy as np
 
 from engine.checkpoint import architecture as limits
-from engine.checkpoint import gpt2
+from engine.checkpoint import gemma, gpt2
 from engine.checkpoint.architecture import ARCHITECTURES, Architecture, check_config
 from engine.checkpoint.fields import Fields, quote
-from engine.checkpoint.model_config import ModelConfig, RopeScaling
-from engine.checkpoint.quantization import dequantize
+from engine.checkpoint.gguf_rope import gguf_rope_scaling
+from engine.checkpoint.model_config import ModelConfig
 from engine.checkpoint.tensor_data import TensorData
 from engine.errors import CheckpointError
 
-ROPE_FACTORS = "rope_freqs.weight"
 _TOKENS = "tokenizer.ggml.tokens"
 _LM_HEAD = "output.weight"
 _NAMES = {
@@ -38,21 +34,32 @@ _LAYER_NAMES = {
     "attn_k_norm": "self_attn.k_norm",
     "attn_output": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+# Where one tensor holds several projections.
+_FUSED_NAMES = _LAYER_NAMES | {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
+# Families all of whose layers have a window where the file gives one.
+_WINDOWED = ("llama", "phi3")
 
 
+# Names of layers, of their parts, and of what is not in them, by the family's name in GGUF.
+_LLAMA_TABLE = ("model.layers", _LAYER_NAMES, _NAMES)
+_GEMMA_NAMES = _LAYER_NAMES | {"ffn_norm": "pre_feedforward_layernorm"}
 _TABLES = {
-    "llama": ("model.layers", _LAYER_NAMES, _NAMES),
+    "phi3": ("model.layers", _FUSED_NAMES, _NAMES),
     "gpt2": (gpt2.GGUF_LAYER, gpt2.GGUF_LAYER_NAMES, gpt2.GGUF_NAMES),
+    "gemma2": ("model.layers", _GEMMA_NAMES, _NAMES),
+    "gemma3": ("model.layers", _GEMMA_NAMES, _NAMES),
 }
 
 
-def huggingface_name(gguf_name: str, model: str = "llama") -> str:
-    """The parameter's name in `model`; a name that is not known is returned as it is."""
-    prefix, layer_names, names = _TABLES[model]
+def huggingface_name(gguf_name: str, family: str = "llama") -> str:
+    """The parameter's name; a name that is not known is returned as it is."""
+    prefix, layer_names, names = _TABLES.get(family, _LLAMA_TABLE)
     if match := _LAYER_TENSOR.fullmatch(gguf_name):
         layer, name, suffix = match.groups()
         if name in layer_names:
@@ -66,7 +73,7 @@ def gguf_architecture(metadata: Fields) -> Architecture:
     for architecture in ARCHITECTURES:
         if architecture.gguf_name == name:
             return architecture
-    supported = ", ".join(architecture.gguf_name for architecture in ARCHITECTURES)
+    supported = ", ".join(dict.fromkeys(architecture.gguf_name for architecture in ARCHITECTURES))
     raise CheckpointError(
         f"{metadata.source}: the architecture {quote(name)} is not supported; "
         f"supported are {supported}"
@@ -87,38 +94,58 @@ def gguf_config(
         raise CheckpointError(f"{metadata.source}: mixtures of experts are not supported")
     if architecture.model == "gpt2":
         return gpt2.gguf_gpt2(metadata, _vocab_size(metadata, prefix), tensors)
+    if architecture.model == "gemma":
+        return gemma.gguf_gemma(metadata, architecture, _vocab_size(metadata, prefix), tensors)
     hidden_size = metadata.integer(f"{prefix}.embedding_length", high=limits.MAX_WIDTH)
     num_heads = metadata.integer(f"{prefix}.attention.head_count", high=limits.MAX_HEADS)
     head_dim = metadata.integer(
         f"{prefix}.attention.key_length", hidden_size // num_heads, high=limits.MAX_HEAD_DIM
     )
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if metadata.integer(f"{prefix}.{key}", head_dim) != head_dim:
-            raise metadata.error(f"{prefix}.{key}", f"must equal the head size {head_dim}")
+    key = f"{prefix}.attention.value_length"
+    if metadata.integer(key, head_dim) != head_dim:
+        raise metadata.error(key, f"must equal the head size {head_dim}")
+    rotary_dim = _rotary_dim(metadata, architecture, head_dim)
+    num_layers = metadata.integer(f"{prefix}.block_count", high=limits.MAX_LAYERS)
+    rope_theta = metadata.number(f"{prefix}.rope.freq_base", 10_000.0, low=1.0)
     config = ModelConfig(
-        architecture="llama",
+        architecture=architecture.model,
         vocab_size=_vocab_size(metadata, prefix),
         hidden_size=hidden_size,
         intermediate_size=metadata.integer(f"{prefix}.feed_forward_length", high=limits.MAX_WIDTH),
-        num_layers=metadata.integer(f"{prefix}.block_count", high=limits.MAX_LAYERS),
+        num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=metadata.integer(
             f"{prefix}.attention.head_count_kv", num_heads, high=limits.MAX_HEADS
         ),
         head_dim=head_dim,
-        max_model_len=_max_model_len(metadata, prefix),
+        max_model_len=metadata.integer(f"{prefix}.context_length", high=limits.MAX_CONTEXT),
         rms_norm_eps=metadata.number(f"{prefix}.attention.layer_norm_rms_epsilon", high=1.0),
-        rope_theta=metadata.number(f"{prefix}.rope.freq_base", 10_000.0, low=1.0),
-        rope_scaling=_rope_scaling(metadata, prefix),
+        rope_theta=rope_theta,
+        rope_scaling=gguf_rope_scaling(metadata, prefix, tensors, rope_theta, rotary_dim),
+        rotary_dim=None if rotary_dim == head_dim else rotary_dim,
+        still_layers=_still_layers(architecture, num_layers),
+        windows=_windows(metadata, architecture, num_layers),
         qkv_bias=architecture.qkv_bias,
         qk_norm=architecture.qk_norm,
         tie_word_embeddings=_LM_HEAD not in tensors,
     )
-    if ROPE_FACTORS in tensors:
-        config = replace(
-            config, rope_scaling=_llama3_scaling(config, tensors[ROPE_FACTORS], metadata.source)
-        )
     return check_config(config, metadata.source)
+
+
+def _rotary_dim(metadata: Fields, architecture: Architecture, head_dim: int) -> int:
+    key = f"{architecture.gguf_name}.rope.dimension_count"
+    rotary_dim = metadata.integer(key, head_dim)
+    if rotary_dim != head_dim and not architecture.is_fused:
+        raise metadata.error(key, f"must equal the head size {head_dim}")
+    if rotary_dim > head_dim or rotary_dim % 2:
+        raise metadata.error(key, f"must be even and at most the head size {head_dim}")
+    return rotary_dim
+
+
+def _still_layers(architecture: Architecture, num_layers: int) -> frozenset[int]:
+    """The layers without rotary embedding, of which the format says nothing."""
+    every = architecture.still_every
+    return frozenset() if every is None else frozenset(range(every - 1, num_layers, every))
 
 
 def _vocab_size(metadata: Fields, prefix: str) -> int:
@@ -127,44 +154,13 @@ def _vocab_size(metadata: Fields, prefix: str) -> int:
     return metadata.integer(f"{prefix}.vocab_size", num_tokens, high=limits.MAX_VOCAB_SIZE)
 
 
-def _max_model_len(metadata: Fields, prefix: str) -> int:
-    length = metadata.integer(f"{prefix}.context_length", high=limits.MAX_CONTEXT)
-    # Up to the window's length, attention with a sliding window is attention without one.
-    window = metadata.integer(f"{prefix}.attention.sliding_window", 0, low=0, high=1 << 32)
-    return min(length, window) if window else length
-
-
-def _rope_scaling(metadata: Fields, prefix: str) -> RopeScaling | None:
-    key = f"{prefix}.rope.scaling.type"
-    kind = metadata.text(key, "none")
-    if kind == "none":
-        return None
-    if kind != "linear":
-        raise metadata.error(key, f"is {quote(kind)}; supported are none and linear")
-    return RopeScaling("linear", metadata.number(f"{prefix}.rope.scaling.factor", low=1.0))
-
-
-def _llama3_scaling(config: ModelConfig, tensor: TensorData, source: str) -> RopeScaling:
-    """The Llama 3 scaling whose divisors the tensor lists, one for each pair of a head.
-
-    The converter drops the parameters and keeps the divisors. All Llama 3 models share three of
-    the four parameters (our defaults) and the largest divisor is the fourth, so they can be
-    found again, and are believed only if they give the same divisors.
-    """
-    refusal = CheckpointError(f"{source}: {ROPE_FACTORS} is not a Llama 3 rotary scaling")
-    if tensor.shape != (config.head_dim // 2,):
-        raise refusal
-    divisors = dequantize(tensor)
-    scaling = RopeScaling("llama3", factor=float(divisors.max()))
-    if not 1.0 <= scaling.factor <= 1e6:
-        raise refusal
-    pairs = np.arange(0, config.head_dim, 2) / config.head_dim
-    wavelengths = 2 * np.pi * config.rope_theta**pairs
-    rotations = scaling.original_max_position_embeddings / wavelengths
-    smooth = (rotations - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
-    )
-    smooth = np.clip(smooth, 0.0, 1.0)
-    if not np.allclose(divisors, 1 / ((1 - smooth) / scaling.factor + smooth), rtol=1e-4):
-        raise refusal
-    return scaling
+def _windows(
+    metadata: Fields, architecture: Architecture, num_layers: int
+) -> tuple[int | None, ...]:
+    key = f"{architecture.gguf_name}.attention.sliding_window"
+    window = metadata.integer(key, 0, low=0, high=1 << 32)
+    if not window:
+        return ()
+    if architecture.gguf_name not in _WINDOWED or f"{key}_pattern" in metadata:
+        raise metadata.error(key, "is set, which is not supported for this architecture")
+    return (window,) * num_layers

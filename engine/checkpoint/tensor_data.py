@@ -106,3 +106,21 @@ def to_transposed(tensor: TensorData) -> TensorData:
     data = np.ascontiguousarray(numbers.swapaxes(0, 1)).reshape(-1)
     data.flags.writeable = False
     return TensorData(tensor.dtype, (columns, rows), data)
+
+
+def to_wide_rotary(tensor: TensorData, num_heads: int, rotary_dim: int) -> TensorData:
+    """The rows of a projection whose heads turn in their first `rotary_dim` numbers alone, so that
+    numbers that turn together lie half a head apart (a copy).
+
+    A head's turning halves and the halves of its rest change places: first, rest, second, rest.
+    Queries and keys alike, so their products stay. `tensor` is [num_heads * head_dim, ...].
+    """
+    num_rows = tensor.shape[0]
+    head_dim, half = num_rows // num_heads, rotary_dim // 2
+    middle = (head_dim + rotary_dim) // 2
+    order = [*range(half), *range(rotary_dim, middle), *range(half, rotary_dim)]
+    order += range(middle, head_dim)
+    rows = tensor.data.reshape(num_heads, head_dim, -1)
+    data = np.ascontiguousarray(rows[:, order]).reshape(-1)
+    data.flags.writeable = False
+    return TensorData(tensor.dtype, tensor.shape, data)

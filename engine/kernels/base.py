@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine.attention import AttentionPlan, StepLayout
+from engine.attention import CAUSAL, AttentionPlan, AttentionRule, StepLayout
 from engine.checkpoint.grouped import GroupedWeight
 
 Linear = Callable[[Tensor], Tensor]
@@ -23,7 +23,8 @@ Embedding = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class LayerParts:
-    """The weights of a decoder layer of Llama's structure; the norms of heads may be missing."""
+    """The weights of a decoder layer of Llama's structure, and its rule for heads of `head_dim`.
+    The norms of heads may be missing."""
 
     attention_norm: Tensor
     qkv: Linear
@@ -34,6 +35,8 @@ class LayerParts:
     gate_up: Linear
     down: Linear
     eps: float
+    rule: AttentionRule
+    head_dim: int
 
 
 class FusedLayers(Protocol):
@@ -43,11 +46,12 @@ class FusedLayers(Protocol):
         self,
         x: Tensor,
         residual: Tensor,
-        cos_sin: Tensor,
+        cos_sin: Sequence[Tensor],
         kv: Sequence[Tensor],
         plan: AttentionPlan,
     ) -> tuple[Tensor, Tensor]:
-        """x and residual as layers hand them on; both inputs may be overwritten."""
+        """x and residual as layers hand them on; both inputs may be overwritten. `cos_sin` and `kv`
+        are those of each layer."""
 
 
 class Kernels(Protocol):
@@ -133,9 +137,12 @@ class Kernels(Protocol):
     def store_kv(self, qkv: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
         """`rotary_store_kv` where nothing is rotated: positions come in elsewhere, if at all."""
 
-    def paged_attention(self, q: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
+    def paged_attention(
+        self, q: Tensor, kv: Tensor, plan: AttentionPlan, rule: AttentionRule = CAUSAL
+    ) -> Tensor:
         """Causal attention of q [num_tokens, heads, head_dim] over its rows' pages; same shape.
 
         Every mix of prompt chunks and single tokens; query heads share KV heads in equal groups.
+        Positions before every token's window are not read.
         The next call with this plan may overwrite the result.
         """

@@ -3,18 +3,19 @@
 The context is read in chunks of a fixed number of positions, merged from the first to the last, so
 that no sum's order depends on the other rows or on how a prompt was cut. Rows with one token are
 computed together; rows with several one after the other. Softmax and merging are in float32.
+Chunks that lie before every window are left out.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.attention import AttentionPlan, Span, StepLayout
+from engine.attention import AttentionPlan, AttentionRule, Span, StepLayout
 
 # Positions read at once. Fixed, never fitted to the batch: it decides the order of summation.
 _CHUNK_LEN = 256
@@ -28,10 +29,10 @@ _UNSEEN = -1e30
 
 @dataclass(frozen=True, slots=True)
 class _Singles:
-    """The rows with one token in this step, longest context first, cut into (chunk, row) items.
+    """The rows with one token in this step, those with most chunks first, as (chunk, row) items.
 
-    The items of the i-th chunk are the next `widths[i]` ones and belong to the first `widths[i]`
-    rows, so that merging needs slices only.
+    The items of the rows' i-th chunks are the next `widths[i]` ones and belong to the first
+    `widths[i]` rows, so that merging needs slices only.
     """
 
     tokens: Tensor  # [num_rows]
@@ -46,7 +47,7 @@ class _Singles:
 class _Run:
     """One row with several tokens in this step.
 
-    For each chunk of its context: the first of its tokens to compute with it (the earlier ones
+    For each chunk that is read: the first of its tokens to compute with it (the earlier ones
     cannot see it), and the mask [1, num_tokens - first, 1, chunk_len], None if all is seen.
     """
 
@@ -56,13 +57,33 @@ class _Run:
     workspace: Tensor  # [2 * num_chunks * kv_heads * pages_per_chunk, block_size * head_dim]
 
 
-@dataclass(frozen=True)
-class PagedPlan(AttentionPlan):
-    """`store_rows` [num_tokens * 2 * kv_heads] places keys and values in kv as rows of heads."""
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Which chunks of the contexts are read."""
 
-    store_rows: Tensor
     singles: _Singles | None
     runs: list[_Run]
+
+
+@dataclass(frozen=True)
+class PagedPlan(AttentionPlan):
+    """`store_rows` [num_tokens * 2 * kv_heads] places keys and values in kv as rows of heads.
+
+    What is read depends on a layer's window: `readings` has those that layers have asked for.
+    """
+
+    store_rows: Tensor
+    layout: StepLayout
+    dtype: torch.dtype
+    readings: dict[int | None, _Reading] = field(default_factory=dict)
+
+    def reading(self, window: int | None) -> _Reading:
+        """What is read through a window; None is everything."""
+        if window is not None and window >= max(span.context_len for span in self.spans):
+            window = None
+        if window not in self.readings:
+            self.readings[window] = _plan_reading(self.layout, self.dtype, window)
+        return self.readings[window]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,29 +114,31 @@ class _Partial:
         self.maximum.copy_(maximum)
 
 
-def attend(q: Tensor, kv: Tensor, plan: PagedPlan) -> Tensor:
+def attend(q: Tensor, kv: Tensor, plan: PagedPlan, rule: AttentionRule) -> Tensor:
     """See `Kernels.paged_attention`."""
     num_tokens, num_heads, head_dim = q.shape
     num_kv_heads = kv.shape[2]
-    grouped = (q * head_dim**-0.5).view(num_tokens, num_kv_heads, -1, head_dim)
+    grouped = (q * rule.score_scale(head_dim)).view(num_tokens, num_kv_heads, -1, head_dim)
     pages = kv.view(-1, kv.shape[3] * head_dim)
     output = torch.empty_like(grouped)
-    if plan.singles is not None:
-        output.index_copy_(0, plan.singles.tokens, _attend_singles(grouped, pages, plan.singles))
-    for run in plan.runs:
-        first, length = run.span.first_token, run.span.num_tokens
-        output[first : first + length] = _attend_run(grouped[first : first + length], pages, run)
+    reading, soft_cap = plan.reading(rule.window), rule.soft_cap
+    if reading.singles is not None:
+        attended = _attend_singles(grouped, pages, reading.singles, soft_cap)
+        output.index_copy_(0, reading.singles.tokens, attended)
+    for run in reading.runs:
+        tokens = slice(run.span.first_token, run.span.first_token + run.span.num_tokens)
+        output[tokens] = _attend_run(grouped[tokens], pages, run, soft_cap)
     return output.view(num_tokens, num_heads, head_dim)
 
 
-def _attend_singles(q: Tensor, pages: Tensor, rows: _Singles) -> Tensor:
+def _attend_singles(q: Tensor, pages: Tensor, rows: _Singles, soft_cap: float | None) -> Tensor:
     """[num_tokens, kv_heads, group, head_dim] -> [num_rows, kv_heads, group, head_dim]"""
     _, num_kv_heads, group, head_dim = q.shape
     num_items, num_rows = rows.item_tokens.shape[0], rows.tokens.shape[0]
     queries = _pad_group(q.index_select(0, rows.item_tokens), num_tokens=1)
     keys, values = _gather(pages, rows.pages, rows.workspace, num_items * num_kv_heads, head_dim)
     scores_shape = (num_items, num_kv_heads, queries.shape[2], keys.shape[1])
-    items = _attend_chunk(queries.flatten(0, 1), keys, values, rows.mask, scores_shape)
+    items = _attend_chunk(queries.flatten(0, 1), keys, values, rows.mask, scores_shape, soft_cap)
     merged = items if num_items == num_rows else items.narrow(0, 0, num_rows * num_kv_heads)
     first = num_rows
     for width in rows.widths[1:]:
@@ -126,7 +149,7 @@ def _attend_singles(q: Tensor, pages: Tensor, rows: _Singles) -> Tensor:
     return output.view(num_rows, num_kv_heads, -1, head_dim)[:, :, :group]
 
 
-def _attend_run(q: Tensor, pages: Tensor, run: _Run) -> Tensor:
+def _attend_run(q: Tensor, pages: Tensor, run: _Run, soft_cap: float | None) -> Tensor:
     """[tokens, kv_heads, group, head_dim] -> same, over the pages of one row."""
     num_tokens, num_kv_heads, group, head_dim = q.shape
     queries = _pad_group(q, num_tokens).transpose(0, 1)  # [kv_heads, tokens, group, head_dim]
@@ -138,9 +161,9 @@ def _attend_run(q: Tensor, pages: Tensor, run: _Run) -> Tensor:
         heads = slice(i * num_kv_heads, (i + 1) * num_kv_heads)
         seeing = queries[:, first:].flatten(1, 2)
         scores_shape = (num_kv_heads, num_tokens - first, padded, keys.shape[1])
-        part = _attend_chunk(seeing, keys[heads], values[heads], mask, scores_shape)
+        part = _attend_chunk(seeing, keys[heads], values[heads], mask, scores_shape, soft_cap)
         if merged is None:
-            merged = part  # every token sees the first chunk
+            merged = part  # of all tokens: those that see nothing of it lose nothing by it
         else:
             merged.narrow(1, first * padded, (num_tokens - first) * padded).merge(part)
     assert merged is not None
@@ -149,13 +172,20 @@ def _attend_run(q: Tensor, pages: Tensor, run: _Run) -> Tensor:
 
 
 def _attend_chunk(
-    q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scores_shape: tuple[int, ...]
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    scores_shape: tuple[int, ...],
+    soft_cap: float | None,
 ) -> _Partial:
     """q [batch, queries, head_dim] over keys and values [batch, chunk_len, head_dim].
 
     `mask` is added to the scores in `scores_shape`.
     """
     scores = torch.bmm(q, keys.transpose(1, 2))
+    if soft_cap is not None:
+        scores = _soft_capped(scores.float(), soft_cap)
     if mask is None:
         scores = scores.float()
     else:
@@ -164,6 +194,11 @@ def _attend_chunk(
     weights = (scores - maximum).exp_()
     output = torch.bmm(weights.to(values.dtype), values).float()
     return _Partial(maximum, weights.sum(-1, keepdim=True), output)
+
+
+def _soft_capped(scores: Tensor, cap: float) -> Tensor:
+    """cap * tanh(scores / cap), by the exponential: its bits do not depend on the place."""
+    return (scores * (2 / cap)).exp_().add_(1).reciprocal_().mul_(-2 * cap).add_(cap)
 
 
 def _gather(
@@ -188,36 +223,50 @@ def make_plan(layout: StepLayout, dtype: torch.dtype) -> PagedPlan:
     heads = torch.arange(2 * num_kv_heads, device=block_ids.device)
     in_heads = block_ids[:, None] * (2 * num_kv_heads) + heads
     store_rows = in_heads * block_size + (layout.positions % block_size)[:, None]
-    singles = [span for span in layout.spans if span.num_tokens == 1]
     return PagedPlan(
         positions=layout.positions,
         spans=layout.spans,
         store_rows=store_rows.flatten(),
-        singles=_plan_singles(layout, singles, dtype) if singles else None,
-        runs=[_plan_run(layout, span, dtype) for span in layout.spans if span.num_tokens > 1],
+        layout=layout,
+        dtype=dtype,
     )
 
 
-def _plan_singles(layout: StepLayout, spans: list[Span], dtype: torch.dtype) -> _Singles:
+def _plan_reading(layout: StepLayout, dtype: torch.dtype, window: int | None) -> _Reading:
+    singles = [span for span in layout.spans if span.num_tokens == 1]
+    runs = [span for span in layout.spans if span.num_tokens > 1]
+    return _Reading(
+        singles=_plan_singles(layout, singles, dtype, window) if singles else None,
+        runs=[_plan_run(layout, span, dtype, window) for span in runs],
+    )
+
+
+def _plan_singles(
+    layout: StepLayout, spans: list[Span], dtype: torch.dtype, window: int | None
+) -> _Singles:
     device = layout.positions.device
     chunk_len = _chunk_len(layout)
-    spans = sorted(spans, key=lambda span: span.start, reverse=True)
-    num_chunks = [math.ceil(span.context_len / chunk_len) for span in spans]
-    widths = [sum(n > i for n in num_chunks) for i in range(num_chunks[0])]
+    spans = sorted(spans, key=lambda span: len(_chunks(span, chunk_len, window)), reverse=True)
+    chunks = [_chunks(span, chunk_len, window) for span in spans]
+    widths = [sum(len(of_row) > i for of_row in chunks) for i in range(len(chunks[0]))]
     # One transfer for all that the host knows: row, token, chunk, visible positions of each item.
     items = torch.tensor(
         [
-            (row, spans[row].first_token, i, spans[row].context_len - i * chunk_len)
+            (row, spans[row].first_token, chunk, spans[row].context_len - chunk * chunk_len)
             for i, width in enumerate(widths)
             for row in range(width)
+            for chunk in [chunks[row][i]]
         ],
         device=device,
     )
     item_rows, item_tokens, item_chunks, item_lens = items.unbind(1)
     rows = torch.tensor([span.row for span in spans], device=device)
-    tables = _chunked_tables(layout, rows, num_chunks[0])
+    tables = _chunked_tables(layout, rows, max(of_row.stop for of_row in chunks))
     pages = _page_rows(tables[item_rows, item_chunks], layout.num_kv_heads)
-    unseen = torch.arange(chunk_len, device=device) >= item_lens[:, None]
+    positions = torch.arange(chunk_len, device=device)
+    unseen = positions >= item_lens[:, None]
+    if window is not None:
+        unseen |= positions < item_lens[:, None] - window
     return _Singles(
         tokens=item_tokens[: len(spans)],
         item_tokens=item_tokens,
@@ -228,27 +277,38 @@ def _plan_singles(layout: StepLayout, spans: list[Span], dtype: torch.dtype) -> 
     )
 
 
-def _plan_run(layout: StepLayout, span: Span, dtype: torch.dtype) -> _Run:
+def _plan_run(layout: StepLayout, span: Span, dtype: torch.dtype, window: int | None) -> _Run:
     device = layout.positions.device
     chunk_len = _chunk_len(layout)
-    num_chunks = math.ceil(span.context_len / chunk_len)
+    read = _chunks(span, chunk_len, window)
     rows = torch.tensor([span.row], device=device)
-    pages = _page_rows(_chunked_tables(layout, rows, num_chunks)[0], layout.num_kv_heads)
+    tables = _chunked_tables(layout, rows, read.stop)[0, read.start :]
+    pages = _page_rows(tables, layout.num_kv_heads)
     group = max(
         layout.num_heads // layout.num_kv_heads, math.ceil(_MIN_QUERY_ROWS / span.num_tokens)
     )
     last_first = span.num_tokens - math.ceil(_MIN_QUERY_ROWS / group)
     positions = torch.arange(chunk_len, device=device)
     chunks: list[tuple[int, Tensor | None]] = []
-    for chunk_start in range(0, num_chunks * chunk_len, chunk_len):
+    for chunk_start in range(read.start * chunk_len, read.stop * chunk_len, chunk_len):
         first = min(max(0, chunk_start - span.start), last_first)
-        if span.start + first >= chunk_start + chunk_len - 1:
+        is_past = span.start + first >= chunk_start + chunk_len - 1
+        if is_past and (window is None or chunk_start > span.context_len - 1 - window):
             chunks.append((first, None))
             continue
-        queries = torch.arange(span.start + first, span.context_len, device=device)
-        unseen = positions + chunk_start > queries[:, None]
+        queries = torch.arange(span.start + first, span.context_len, device=device)[:, None]
+        keys = positions + chunk_start
+        unseen = keys > queries
+        if window is not None:
+            unseen |= keys <= queries - window
         chunks.append((first, _additive(unseen)[None, :, None]))
     return _Run(span, pages, chunks, _workspace(layout, pages, dtype))
+
+
+def _chunks(span: Span, chunk_len: int, window: int | None) -> range:
+    """The chunks of which the row's tokens see anything."""
+    first_seen = 0 if window is None else max(0, span.start + 1 - window)
+    return range(first_seen // chunk_len, math.ceil(span.context_len / chunk_len))
 
 
 def _chunk_len(layout: StepLayout) -> int:

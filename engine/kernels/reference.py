@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.attention import AttentionPlan, StepLayout
+from engine.attention import CAUSAL, AttentionPlan, AttentionRule, StepLayout
 from engine.checkpoint.grouped import GroupedWeight
 from engine.kernels import paged
 from engine.kernels.base import Embedding, FusedLayers, LayerParts, Linear
@@ -111,6 +111,8 @@ class ReferenceKernels:
         kv.view(-1, head_dim).index_copy_(0, plan.store_rows, stored)
         return qkv[:, :num_heads]
 
-    def paged_attention(self, q: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
+    def paged_attention(
+        self, q: Tensor, kv: Tensor, plan: AttentionPlan, rule: AttentionRule = CAUSAL
+    ) -> Tensor:
         assert isinstance(plan, paged.PagedPlan)
-        return paged.attend(q, kv, plan)
+        return paged.attend(q, kv, plan, rule)

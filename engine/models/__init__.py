@@ -22,7 +22,9 @@ from engine.models.layers import WeightGroup
 
 _MODELS = {
     "llama": "engine.models.llama:Llama",
+    "olmo2": "engine.models.olmo2:Olmo2",
     "gpt2": "engine.models.gpt2:GPT2",
+    "gemma": "engine.models.gemma:Gemma",
 }
 
 

@@ -15,13 +15,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from engine.attention import AttentionPlan, AttentionRule
+from engine.attention import AttentionPlan
 from engine.checkpoint.model_config import ModelConfig
 from engine.kernels.base import Kernels
 from engine.kv_cache import KVCache
-from engine.models.layers import Projection, RMSNorm, Rotary, WeightGroup
+from engine.models.layers import Projection, RMSNorm, Vocabulary, WeightGroup
 from engine.models.llama import Attention
-from engine.models.vocabulary import Vocabulary
+from engine.models.rotary import Rotary
 
 
 class Gemma:
@@ -34,7 +34,7 @@ class Gemma:
         if config.local_rope_theta is not None:
             local = replace(config, rope_theta=config.local_rope_theta, rope_scaling=None)
             self.local_rotary = Rotary(local, device)
-        self.vocabulary = Vocabulary(config, kernels, "model.embed_tokens")
+        self.vocabulary = Vocabulary(config, kernels)
         self.layers = [DecoderLayer(config, kernels, i) for i in range(config.num_layers)]
         self.norm = RMSNorm(kernels, "model.norm", config.hidden_size, config.rms_norm_eps)
 
@@ -42,13 +42,13 @@ class Gemma:
         """token_ids [num_tokens] -> hidden states after the last norm [num_tokens, hidden_size]"""
         cos_sin = self.rotary(plan.positions)  # [num_tokens, 2, head_dim]
         local = cos_sin if self.local_rotary is self.rotary else self.local_rotary(plan.positions)
-        x = self.vocabulary(token_ids)
+        x = self.vocabulary.embed(token_ids)
         # The models were trained with the factor as their number format has it.
         x = x.mul_(torch.tensor(math.sqrt(self.config.hidden_size), dtype=x.dtype).item())
         residual = torch.zeros_like(x)
-        for i, (layer, kv) in enumerate(zip(self.layers, kv_cache.layers, strict=True)):
-            angles = cos_sin if self.config.window(i) is None else local
-            x, residual = layer(x, residual, angles, kv, plan)
+        windows = self.config.windows or (None,) * len(self.layers)
+        for layer, window, kv in zip(self.layers, windows, kv_cache.layers, strict=True):
+            x, residual = layer(x, residual, cos_sin if window is None else local, kv, plan)
         return self.norm.add(x, residual)[0]
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
@@ -59,10 +59,11 @@ class Gemma:
 
     def weight_groups(self) -> Iterator[WeightGroup]:
         """What to read from a checkpoint, by Hugging Face names, in the order of use."""
-        yield from self.vocabulary.weight_groups()
+        yield from self.vocabulary.embedding_groups()
         for layer in self.layers:
             yield from layer.weight_groups()
         yield from self.norm.weight_groups()
+        yield from self.vocabulary.head_groups()
 
 
 class DecoderLayer:
@@ -72,16 +73,13 @@ class DecoderLayer:
     def __init__(self, config: ModelConfig, kernels: Kernels, index: int) -> None:
         name = f"model.layers.{index}"
         hidden, inner = config.hidden_size, config.intermediate_size
-        rule = AttentionRule(
-            config.window(index), config.attention_soft_cap, config.attention_scale
-        )
 
         def norm(part: str) -> RMSNorm:
             return RMSNorm(kernels, f"{name}.{part}_layernorm", hidden, config.rms_norm_eps)
 
         self.kernels = kernels
         self.attention_norm = norm("input")
-        self.attention = Attention(config, kernels, f"{name}.self_attn", rule)
+        self.attention = Attention(config, kernels, f"{name}.self_attn", config.window(index))
         self.attention_post_norm = norm("post_attention") if config.has_post_norms else None
         self.mlp_norm = norm("pre_feedforward" if config.has_post_norms else "post_attention")
         gate_up = {f"{name}.mlp.gate_proj": inner, f"{name}.mlp.up_proj": inner}

@@ -15,8 +15,7 @@ from engine.attention import AttentionPlan
 from engine.checkpoint.model_config import ModelConfig
 from engine.kernels.base import Embedding, Kernels
 from engine.kv_cache import KVCache
-from engine.models.layers import Projection, WeightGroup
-from engine.models.vocabulary import Vocabulary
+from engine.models.layers import Projection, Vocabulary, WeightGroup
 
 
 class GPT2:
@@ -33,7 +32,7 @@ class GPT2:
 
     def forward(self, token_ids: Tensor, plan: AttentionPlan, kv_cache: KVCache) -> Tensor:
         """token_ids [num_tokens] -> hidden states after the last norm [num_tokens, hidden_size]"""
-        x = self.vocabulary(token_ids)
+        x = self.vocabulary.embed(token_ids)
         # Padding of recorded steps is at position -1; what becomes of it nobody reads.
         residual = self.positions(plan.positions.clamp(min=0))
         for layer, kv in zip(self.layers, kv_cache.layers, strict=True):
@@ -46,7 +45,7 @@ class GPT2:
 
     def weight_groups(self) -> Iterator[WeightGroup]:
         """What to read from a checkpoint, by Hugging Face names, in the order of use."""
-        yield from self.vocabulary.weight_groups()
+        yield from self.vocabulary.embedding_groups()
         shape = (self.config.num_positions, self.config.hidden_size)
         yield WeightGroup({"transformer.wpe.weight": shape}, self._load_positions)
         for layer in self.layers:

@@ -1,17 +1,18 @@
-"""Parts that model files share: weights with their checkpoint names, and rotary angles."""
+"""Parts that model files share: weights with their checkpoint names."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from engine.checkpoint import GroupedWeight
-from engine.checkpoint.model_config import ModelConfig, RopeScaling
-from engine.kernels.base import Kernels, Linear
+from engine.checkpoint.model_config import ModelConfig
+from engine.kernels.base import Embedding, Kernels, Linear
+
+_VOCABULARY_BITS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,29 +99,44 @@ class Projection:
         self.matrix = self.kernels.pack_linear(weight, self.bias, self.output_dtype)
 
 
-class Rotary:
-    """Rotary embedding (Su et al., 2021) in the half-split layout of Hugging Face."""
+class Vocabulary:
+    """The table of embeddings, called `name` in a checkpoint, and the head that gives logits: the
+    same weight, where it is tied.
 
-    def __init__(self, config: ModelConfig, device: torch.device) -> None:
-        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-        frequencies = 1.0 / config.rope_theta**exponents
-        if config.rope_scaling is not None:
-            frequencies = _scaled(frequencies, config.rope_scaling)
-        self.frequencies = frequencies.to(device)  # [head_dim / 2]
+    Rounding it to 4 bits costs more quality than all other matrices together: it keeps 8.
+    """
 
-    def __call__(self, positions: Tensor) -> Tensor:
-        """[num_tokens] -> [num_tokens, 2, head_dim] float32: (cos, cos) and (-sin, sin)."""
-        angles = positions[:, None].float() * self.frequencies
-        cos, sin = angles.cos(), angles.sin()
-        return torch.cat((cos, cos, -sin, sin), dim=-1).view(len(positions), 2, -1)
+    embed: Embedding
 
+    def __init__(
+        self, config: ModelConfig, kernels: Kernels, name: str = "model.embed_tokens"
+    ) -> None:
+        self.kernels = kernels
+        self.name = name
+        self.shape = (config.vocab_size, config.hidden_size)
+        self.is_tied = config.tie_word_embeddings
+        self.head = Projection(
+            kernels,
+            {"lm_head": config.vocab_size},
+            config.hidden_size,
+            output_dtype=torch.float32,
+        )
 
-def _scaled(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
-    if scaling.kind == "linear":
-        return frequencies / scaling.factor
-    # Llama 3.1: short wavelengths stay, long ones stretch, those between are interpolated.
-    wavelengths = 2 * math.pi / frequencies
-    turns = scaling.original_max_position_embeddings / wavelengths
-    span = scaling.high_freq_factor - scaling.low_freq_factor
-    kept = ((turns - scaling.low_freq_factor) / span).clamp(0, 1)
-    return frequencies * kept + frequencies / scaling.factor * (1 - kept)
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """[num_rows, hidden_size] -> float32 [num_rows, vocab_size]"""
+        return self.head(hidden)
+
+    def embedding_groups(self) -> Iterator[WeightGroup]:
+        grouped = self._load_embedding if self.kernels.takes_grouped(self.shape[1]) else None
+        shapes: dict[str, tuple[int, ...]] = {f"{self.name}.weight": self.shape}
+        yield WeightGroup(shapes, self._load_embedding, grouped, _VOCABULARY_BITS)
+
+    def head_groups(self) -> Iterator[WeightGroup]:
+        if not self.is_tied:
+            for group in self.head.weight_groups():
+                yield replace(group, min_bits=_VOCABULARY_BITS)
+
+    def _load_embedding(self, weight: Tensor | GroupedWeight) -> None:
+        self.embed = self.kernels.pack_embedding(weight)
+        if self.is_tied:
+            self.head.load_weight(weight)

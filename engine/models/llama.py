@@ -1,59 +1,58 @@
-"""The decoder of Llama, Mistral, SmolLM2, Qwen2 and Qwen3.
+"""The decoder of Llama, Mistral, Phi-3, SmolLM2, SmolLM3, Qwen2 and Qwen3.
 
-They differ in sizes and in two structural choices: biases on the QKV projection (`qkv_bias`, Qwen2)
-and a norm on each query and key head (`qk_norm`, Qwen3). Knows no requests and no sampling.
+They differ in sizes, in what each layer sees and whether its heads turn, and in two structural
+choices: biases on the QKV projection (`qkv_bias`, Qwen2) and a norm on each query and key head
+(`qk_norm`, Qwen3). Knows no requests and no sampling.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from engine.attention import AttentionPlan
-from engine.checkpoint import GroupedWeight
+from engine.attention import AttentionPlan, AttentionRule
 from engine.checkpoint.model_config import ModelConfig
-from engine.kernels.base import Embedding, FusedLayers, Kernels, LayerParts
+from engine.kernels.base import FusedLayers, Kernels, LayerParts
 from engine.kv_cache import KVCache
-from engine.models.layers import Projection, RMSNorm, Rotary, WeightGroup
-
-# Rounding the vocabulary to 4 bits costs more quality than all other matrices together.
-_VOCABULARY_BITS = 8
+from engine.models.layers import Projection, RMSNorm, Vocabulary, WeightGroup
+from engine.models.rotary import Rotary
 
 
 class Llama:
     """Load every one of `weight_groups()` before the first `forward`."""
 
-    embedding: Embedding
-
     def __init__(self, config: ModelConfig, kernels: Kernels, device: torch.device) -> None:
         self.config = config
         self.kernels = kernels
         self.rotary = Rotary(config, device)
+        self.vocabulary = Vocabulary(config, kernels)
         self.layers = [DecoderLayer(config, kernels, i) for i in range(config.num_layers)]
         self.norm = RMSNorm(kernels, "model.norm", config.hidden_size, config.rms_norm_eps)
-        self.lm_head = Projection(
-            kernels,
-            {"lm_head": config.vocab_size},
-            config.hidden_size,
-            output_dtype=torch.float32,
-        )
 
     def forward(self, token_ids: Tensor, plan: AttentionPlan, kv_cache: KVCache) -> Tensor:
         """token_ids [num_tokens] -> hidden states after the last norm [num_tokens, hidden_size]"""
-        cos_sin = self.rotary(plan.positions)  # [num_tokens, 2, head_dim]
-        x = self.embedding(token_ids)
+        angles = self._angles(plan.positions)
+        x = self.vocabulary.embed(token_ids)
         residual = torch.zeros_like(x)
         if self._fused is not None:
-            x, residual = self._fused(x, residual, cos_sin, kv_cache.layers, plan)
+            x, residual = self._fused(x, residual, angles, kv_cache.layers, plan)
             return self.norm.add(x, residual)[0]
-        for layer, kv in zip(self.layers, kv_cache.layers, strict=True):
+        for layer, cos_sin, kv in zip(self.layers, angles, kv_cache.layers, strict=True):
             x, residual = layer(x, residual, cos_sin, kv, plan)
         x, _ = self.norm.add(x, residual)
         return x
+
+    def _angles(self, positions: Tensor) -> list[Tensor]:
+        """What each layer's heads turn by, [num_tokens, 2, head_dim]."""
+        turning = self.rotary(positions)
+        if not self.config.still_layers:
+            return [turning] * len(self.layers)
+        still = self.rotary.still(positions)
+        still_layers = self.config.still_layers
+        return [still if i in still_layers else turning for i in range(len(self.layers))]
 
     @cached_property
     def _fused(self) -> FusedLayers | None:
@@ -62,29 +61,15 @@ class Llama:
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """[num_rows, hidden_size] -> float32 [num_rows, vocab_size]"""
-        return self.lm_head(hidden)
+        return self.vocabulary.compute_logits(hidden)
 
     def weight_groups(self) -> Iterator[WeightGroup]:
         """What to read from a checkpoint, by Hugging Face names, in the order of use."""
-        vocabulary: tuple[int, ...] = (self.config.vocab_size, self.config.hidden_size)
-        load = self._load_embedding
-        yield WeightGroup(
-            {"model.embed_tokens.weight": vocabulary},
-            load,
-            load if self.kernels.takes_grouped(self.config.hidden_size) else None,
-            _VOCABULARY_BITS,
-        )
+        yield from self.vocabulary.embedding_groups()
         for layer in self.layers:
             yield from layer.weight_groups()
         yield from self.norm.weight_groups()
-        if not self.config.tie_word_embeddings:
-            for group in self.lm_head.weight_groups():
-                yield replace(group, min_bits=_VOCABULARY_BITS)
-
-    def _load_embedding(self, weight: Tensor | GroupedWeight) -> None:
-        self.embedding = self.kernels.pack_embedding(weight)
-        if self.config.tie_word_embeddings:
-            self.lm_head.load_weight(weight)
+        yield from self.vocabulary.head_groups()
 
 
 class DecoderLayer:
@@ -95,7 +80,7 @@ class DecoderLayer:
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.kernels = kernels
         self.attention_norm = RMSNorm(kernels, f"{name}.input_layernorm", hidden, eps)
-        self.attention = Attention(config, kernels, f"{name}.self_attn")
+        self.attention = Attention(config, kernels, f"{name}.self_attn", config.window(index))
         self.mlp_norm = RMSNorm(kernels, f"{name}.post_attention_layernorm", hidden, eps)
         inner = config.intermediate_size
         gate_up = {f"{name}.mlp.gate_proj": inner, f"{name}.mlp.up_proj": inner}
@@ -124,6 +109,8 @@ class DecoderLayer:
             gate_up=self.gate_up.matrix,
             down=self.down.matrix,
             eps=self.mlp_norm.eps,
+            rule=self.attention.rule,
+            head_dim=self.attention.config.head_dim,
         )
 
     def weight_groups(self) -> Iterator[WeightGroup]:
@@ -137,9 +124,12 @@ class DecoderLayer:
 class Attention:
     """Grouped-query attention over the pages of the KV cache."""
 
-    def __init__(self, config: ModelConfig, kernels: Kernels, name: str) -> None:
+    def __init__(
+        self, config: ModelConfig, kernels: Kernels, name: str, window: int | None
+    ) -> None:
         self.config = config
         self.kernels = kernels
+        self.rule = AttentionRule(window, config.attention_soft_cap, config.attention_scale)
         q_size = config.num_heads * config.head_dim
         kv_size = config.num_kv_heads * config.head_dim
         qkv = {f"{name}.q_proj": q_size, f"{name}.k_proj": kv_size, f"{name}.v_proj": kv_size}
@@ -157,7 +147,7 @@ class Attention:
             q.copy_(self.q_norm(q))
             k.copy_(self.k_norm(k))
         q = self.kernels.rotary_store_kv(qkv, cos_sin, kv, plan)
-        attended = self.kernels.paged_attention(q, kv, plan)
+        attended = self.kernels.paged_attention(q, kv, plan, self.rule)
         return self.output(attended.view(num_tokens, -1))
 
     def weight_groups(self) -> Iterator[WeightGroup]:

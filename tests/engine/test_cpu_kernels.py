@@ -14,7 +14,7 @@ import torch
 from attention_step import Step, make_step
 from ragged_layout import ragged_layout
 
-from engine.attention import StepLayout
+from engine.attention import AttentionRule, StepLayout
 from engine.kernels import select
 from engine.kernels.base import Kernels
 from engine.kernels.cpu.build import openmp_runtimes
@@ -90,6 +90,27 @@ def test_attention_is_the_reference_s(
     torch.testing.assert_close(
         kv.nan_to_num(nan=0.0).float(), expected_kv, rtol=tolerance, atol=tolerance
     )
+
+
+@pytest.mark.parametrize("window", [1, 30, 256, 400, 2000])
+@pytest.mark.parametrize("shape", [(9, 3, 64), (5, 1, 128)], ids=str)
+def test_rules_are_the_reference_s(
+    kernels: Kernels, dtype: torch.dtype, shape: tuple[int, int, int], window: int, num_threads: int
+) -> None:
+    """Pages before every window of a row are not read: they hold NaN."""
+    torch.manual_seed(window)
+    step = make_step(random_spans(random.Random(window), 9), shape, dtype)  # noqa: S311
+    clean = step.clean()
+    reference = select(CPU, torch.float32, "reference")
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    for rule in (AttentionRule(window), AttentionRule(window, soft_cap=4.0, scale=0.2)):
+        attended, _ = step.without_unread(window, BLOCK_SIZE).run(kernels, rule)
+        expected, _ = clean.run(reference, rule)
+        torch.testing.assert_close(attended.float(), expected, rtol=tolerance, atol=tolerance)
+        for i, span in enumerate(step.layout.spans):
+            alone, _ = only_row(step, i).run(kernels, rule)
+            tokens = slice(span.first_token, span.first_token + span.num_tokens)
+            assert torch.equal(alone, attended[tokens])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from attention_step import lay_back, lay_out, make_step
 from ragged_layout import contexts, ragged_layout
 from torch import Tensor
 
+from engine.attention import CAUSAL, AttentionRule, Span
 from engine.kernels import select
 from engine.kernels.base import Kernels
 from engine.kernels.reference import ReferenceKernels
@@ -23,14 +25,21 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
     return select(CPU, torch.float32, request.param)
 
 
-def dense_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def dense_attention(
+    q: Tensor, keys: Tensor, values: Tensor, rule: AttentionRule = CAUSAL
+) -> Tensor:
     """q [tokens, heads, dim] are the last positions of keys and values [kv_heads, context, dim]."""
     num_tokens, heads, dim = q.shape
     context = keys.shape[1]
     keys = keys.repeat_interleave(heads // keys.shape[0], dim=0)
     values = values.repeat_interleave(heads // values.shape[0], dim=0)
-    scores = torch.einsum("thd,hcd->htc", q, keys) / math.sqrt(dim)
+    scale = 1 / math.sqrt(dim) if rule.scale is None else rule.scale
+    scores = torch.einsum("thd,hcd->htc", q, keys) * scale
+    if rule.soft_cap is not None:
+        scores = rule.soft_cap * (scores / rule.soft_cap).tanh()
     unseen = torch.ones(num_tokens, context).triu(context - num_tokens + 1).bool()
+    if rule.window is not None:
+        unseen |= torch.ones(num_tokens, context).tril(context - num_tokens - rule.window).bool()
     weights = scores.masked_fill(unseen, -math.inf).softmax(-1)
     return torch.einsum("htc,hcd->thd", weights, values)
 
@@ -58,6 +67,85 @@ def test_paged_attention(kernels: Kernels, seed: int) -> None:
         tokens = slice(span.first_token, span.first_token + span.num_tokens)
         expected = dense_attention(q[tokens], keys, values)
         torch.testing.assert_close(actual[tokens], expected, rtol=1e-4, atol=1e-5)
+
+
+RULES = {
+    "window": AttentionRule(window=40),
+    "window-of-one": AttentionRule(window=1),
+    "window-of-pages": AttentionRule(window=256),
+    "window-beyond-some": AttentionRule(window=301),
+    "window-beyond-all": AttentionRule(window=5000),
+    "soft-cap": AttentionRule(soft_cap=2.0),
+    "scale": AttentionRule(scale=0.3),
+    "all": AttentionRule(window=100, soft_cap=1.5, scale=1.0),
+}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("shape", [(6, 2, 32, 16), (5, 1, 24, 64)])
+def test_attention_rules(
+    kernels: Kernels, rule: AttentionRule, shape: tuple[int, int, int, int]
+) -> None:
+    torch.manual_seed(1)
+    heads, kv_heads, head_dim, block_size = shape
+    singles = [(0, 1), (39, 1), (40, 1), (300, 1), (301, 1), (555, 1), (816, 1)]
+    spans = [*singles, (0, 2), (38, 5), (0, 300), (250, 33), (511, 280), (900, 1)]
+    layout, num_blocks = ragged_layout(spans, heads, kv_heads, head_dim, block_size)
+    kv = torch.randn(num_blocks + 1, 2, kv_heads, block_size, head_dim)
+    kv[-1] = 0
+    q = torch.randn(sum(n for _, n in spans), heads, head_dim)
+    plan = kernels.plan(layout)
+    pages = lay_out(kv, kernels)
+    plain = kernels.paged_attention(q, pages, plan).clone()
+    actual = kernels.paged_attention(q, pages, plan, rule).clone()
+    for span, (keys, values) in zip(layout.spans, contexts(layout, kv), strict=True):
+        tokens = slice(span.first_token, span.first_token + span.num_tokens)
+        expected = dense_attention(q[tokens], keys, values, rule)
+        torch.testing.assert_close(actual[tokens], expected, rtol=1e-4, atol=1e-5)
+    # Layers with other rules share the plan.
+    assert torch.equal(kernels.paged_attention(q, pages, plan), plain)
+    if rule.window == 5000:
+        assert torch.equal(actual, plain)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_windows_of_random_batches(kernels: Kernels, seed: int) -> None:
+    rng = random.Random(100 + seed)  # noqa: S311
+    torch.manual_seed(seed)
+    lengths = [1, 1, 1, 2, 7, 31, 256, 280]
+    spans = [(rng.randrange(700), rng.choice(lengths)) for _ in range(rng.randint(1, 8))]
+    layout, num_blocks = ragged_layout(spans, 6, 2, 16, 16)
+    kv = torch.randn(num_blocks + 1, 2, 2, 16, 16)
+    q = torch.randn(sum(n for _, n in spans), 6, 16)
+    plan = kernels.plan(layout)
+    for window in (rng.randrange(1, 30), rng.randrange(30, 300), rng.randrange(300, 900)):
+        rule = AttentionRule(window, rng.choice([None, 5.0]))
+        actual = kernels.paged_attention(q, lay_out(kv, kernels), plan, rule)
+        for span, (keys, values) in zip(layout.spans, contexts(layout, kv), strict=True):
+            tokens = slice(span.first_token, span.first_token + span.num_tokens)
+            expected = dense_attention(q[tokens], keys, values, rule)
+            torch.testing.assert_close(actual[tokens], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_windows_and_chunks_change_no_bit(kernels: Kernels) -> None:
+    """However a prompt is cut and whatever is beside it: a window hides, it does not round."""
+    torch.manual_seed(3)
+    rule = AttentionRule(window=90, soft_cap=3.0)
+    layout, num_blocks = ragged_layout([(0, 600)], 6, 2, 32, 16)
+    kv = torch.randn(num_blocks + 1, 2, 2, 16, 32)
+    q = torch.randn(600, 6, 32)
+    whole = kernels.paged_attention(q, kv, kernels.plan(layout), rule).clone()
+    for length in (1, 5, 64, 100, 257):
+        for start in range(0, 600 - length, 71):
+            tokens = slice(start, start + length)
+            chunk = replace(
+                layout,
+                spans=[Span(0, 0, length, start)],
+                rows=layout.rows[tokens].clone(),
+                positions=layout.positions[tokens].clone(),
+            )
+            part = kernels.paged_attention(q[tokens], kv, kernels.plan(chunk), rule)
+            assert torch.equal(part, whole[tokens]), (start, length)
 
 
 def test_large_scores_do_not_overflow(kernels: Kernels) -> None:

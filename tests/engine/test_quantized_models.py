@@ -60,7 +60,7 @@ def test_a_row_does_not_depend_on_the_others_nor_on_chunks(tmp_path: Path) -> No
     assert torch.equal(torch.cat((first, last)), alone)
 
 
-@pytest.mark.parametrize("family", ["smollm2", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["smollm2", "qwen2", "qwen3", "smollm3"])
 def test_fused_layers_are_the_layers(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from attention_step import Step, make_step
 
-from engine.attention import Span
+from engine.attention import CAUSAL, AttentionRule, Span
 from engine.kernels import select
 from engine.kernels.base import Kernels
 
@@ -48,15 +48,15 @@ def launches(kernels: Kernels, step: Step) -> list[tuple[int, bool]]:
     return [(launch.num_splits, launch.tiles is not None) for launch in plan.launches]
 
 
-def check(kernels: Kernels, step: Step) -> None:
+def check(kernels: Kernels, step: Step, rule: AttentionRule = CAUSAL) -> None:
     """That `step` gives what it gives in the reference, and touches no other number of the pages.
 
     Compared in float32, so that bfloat16 is compared with what it rounds.
     """
     tolerance = TOLERANCES[step.qkv.dtype]
     close = {"rtol": tolerance, "atol": tolerance}
-    attended, kv = (tensor.cpu() for tensor in step.to(DEVICE).run(kernels))
-    expected, expected_kv = step.clean().run(select(torch.device("cpu"), torch.float32))
+    attended, kv = (tensor.cpu() for tensor in step.to(DEVICE).run(kernels, rule))
+    expected, expected_kv = step.clean().run(select(torch.device("cpu"), torch.float32), rule)
     torch.testing.assert_close(attended.float(), expected, **close)
     torch.testing.assert_close(kv.float().nan_to_num(nan=0.0), expected_kv, **close)
     same = kv.eq(step.kv) | (kv.isnan() & step.kv.isnan())
@@ -88,6 +88,30 @@ def test_single_tokens_split(
     [(num_splits, is_tiled)] = launches(kernels, step)
     assert num_splits > 1 and not is_tiled
     check(kernels, step)
+
+
+RULES = {
+    "window": AttentionRule(window=33),
+    "window-beyond-some": AttentionRule(window=130),
+    "window-beyond-all": AttentionRule(window=5000),
+    "soft-cap": AttentionRule(soft_cap=2.0, scale=0.3),
+    "all": AttentionRule(window=70, soft_cap=4.0, scale=0.2),
+}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize(
+    "spans", [[(0, 1), (64, 1), (410, 1)], [(0, 17), (300, 1), (200, 2), (50, 34)]], ids=str
+)
+def test_rules(
+    kernels: Kernels, dtype: torch.dtype, spans: list[tuple[int, int]], rule: AttentionRule
+) -> None:
+    """Splits and blocks before every window of a row are not read: they hold NaN."""
+    torch.manual_seed(7)
+    step = make_step(spans, (6, 2, 64), dtype)
+    if rule.window is not None:
+        step = step.without_unread(rule.window, 64)
+    check(kernels, step, rule)
 
 
 def test_many_rows_are_not_split(kernels: Kernels, dtype: torch.dtype) -> None:
@@ -124,8 +148,9 @@ def test_a_row_is_its_row_among_others(kernels: Kernels, dtype: torch.dtype) -> 
         assert torch.equal(alone, together[[i, i, i]])
 
 
+@pytest.mark.parametrize("rule", [CAUSAL, AttentionRule(window=40)], ids=["all", "window"])
 def test_the_plan_of_single_tokens_outlives_their_places(
-    kernels: Kernels, dtype: torch.dtype
+    kernels: Kernels, dtype: torch.dtype, rule: AttentionRule
 ) -> None:
     """As in a CUDA graph: planned once, then run on what the same buffers hold later."""
     torch.manual_seed(5)
@@ -149,8 +174,8 @@ def test_the_plan_of_single_tokens_outlives_their_places(
         buffers.block_tables[:, : table.shape[1]] = table
         kv = step.kv.clone()
         q = kernels.rotary_store_kv(step.qkv.clone(), step.cos_sin, kv, plan)
-        attended = kernels.paged_attention(q, kv, plan)
-        expected, expected_kv = step.run(kernels)
+        attended = kernels.paged_attention(q, kv, plan, rule)
+        expected, expected_kv = step.run(kernels, rule)
         torch.testing.assert_close(attended, expected, rtol=2e-2, atol=2e-2)
         assert torch.equal(kv.nan_to_num(nan=0.0), expected_kv.nan_to_num(nan=0.0))
 

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "products.h"
@@ -48,6 +47,11 @@ void merge(const Partial& into, const Partial& next, int num_rows) {
   }
 }
 
+// cap * tanh(score / cap)
+inline Vec soft_capped(Vec score, float cap) {
+  return cap - 2 * cap / (exponential(score * (2 / cap)) + 1.0f);
+}
+
 // A thread's own memory, kept from call to call.
 template <class T>
 struct Workspace {
@@ -75,22 +79,29 @@ struct Attention {
   int64_t q_stride;
   T* kv;
   T* out;
+  Rule rule;
   int group = s.num_heads / s.num_kv_heads;
   int width = (s.head_dim + kLanes - 1) / kLanes * kLanes;
-  float scale = 1.0f / std::sqrt(float(s.head_dim));
 
   int num_rows(const Tile& tile) const { return tile.num_tokens * group; }
+  // The first position that a token at `position` sees.
+  int first_seen(int position) const { return std::max(0, position + 1 - rule.window); }
+  int first_segment(const Tile& tile) const { return first_seen(tile.start) / kSegment; }
+  // Of those that the tile sees anything of.
   int num_segments(const Tile& tile) const {
-    return (tile.start + tile.num_tokens + kSegment - 1) / kSegment;
+    return (tile.start + tile.num_tokens + kSegment - 1) / kSegment - first_segment(tile);
   }
   Partial partial(float* data) const { return {data, width}; }
   size_t partial_size(const Tile& tile) const { return num_rows(tile) * Partial::row_size(width); }
 
-  // What the tile's rows gather from positions [segment * kSegment, (segment + 1) * kSegment).
-  void attend(const Tile& tile, int kv_head, int segment, const Partial& result) const {
+  // What the tile's rows gather from the `index`-th segment, the kSegment positions from a multiple
+  // of it, without those that lie before every window. Leaving out a whole strip, whose weights
+  // would be 0, changes no bit.
+  void attend(const Tile& tile, int kv_head, int index, const Partial& result) const {
     Workspace<T>& own = Workspace<T>::of_thread();
-    const int rows = num_rows(tile), start = segment * kSegment;
-    const int count = std::min(kSegment, tile.start + tile.num_tokens - start);
+    const int rows = num_rows(tile), segment = (first_segment(tile) + index) * kSegment;
+    const int start = std::max(segment, first_seen(tile.start) / kLanes * kLanes);
+    const int count = std::min(segment + kSegment, tile.start + tile.num_tokens) - start;
     const int words = s.head_dim / kPerWord<T>;
     T* queries = at_least(own.queries, rows * s.head_dim);
     T* weights = at_least(own.weights, rows * kSegment);
@@ -118,9 +129,13 @@ struct Attention {
                                               keys + first, scores + row * kSegment + first * kLanes,
                                               kSegment);
         });
+    const bool is_plain = rule.soft_cap == 0 && first_seen(tile.start + tile.num_tokens - 1) <= start;
     for (int row = 0; row < rows; row++) {
-      const int visible = tile.start + row / group + 1 - start;
-      softmax(scores + row * kSegment, visible, count, weights + row * kSegment, result, row);
+      const int position = tile.start + row / group;
+      const int hidden = first_seen(position) - start, visible = position + 1 - start;
+      const int at = row * kSegment;
+      if (is_plain) softmax<true>(scores + at, 0, visible, count, weights + at, result, row);
+      else softmax<false>(scores + at, hidden, visible, count, weights + at, result, row);
     }
     constexpr int kWeightWords = kSegment / kPerWord<T>;
     for (int first = 0; first < s.head_dim; first += kColumns)
@@ -142,21 +157,30 @@ struct Attention {
       }
   }
 
-  // Weights of the first `visible` of `count` scores, not yet divided by their total.
-  void softmax(float* scores, int visible, int count, T* weights, const Partial& result,
-               int row) const {
+  // Weights of the `visible` first of `count` scores but for the `hidden` first, not yet divided by
+  // their total. With kIsPlain there are no hidden ones and no soft cap.
+  template <bool kIsPlain>
+  void softmax(float* scores, int hidden, int visible, int count, T* weights,
+               const Partial& result, int row) const {
     Ints lane = {};
     for (int i = 0; i < kLanes; i++) lane[i] = i;
+    const auto is_seen = [=](int i) -> Ints {
+      if constexpr (kIsPlain) return lane + i < visible;
+      else return (lane + i < visible) & (lane + i >= hidden);
+    };
     Vec largest = splat(kNoScore), total = {};
     for (int i = 0; i < count; i += kLanes) {
-      const Vec score = lane + i < visible ? read(scores + i) * scale : splat(kNoScore);
+      Vec score = read(scores + i) * rule.scale;
+      if constexpr (!kIsPlain)
+        if (rule.soft_cap != 0) score = soft_capped(score, rule.soft_cap);
+      score = is_seen(i) ? score : splat(kNoScore);
       write(scores + i, score);
       largest = larger(score, largest);
     }
     result.maximum(row) = maximum(largest);
     for (int i = 0; i < count; i += kLanes) {
       const Vec weight = exponential(read(scores + i) - result.maximum(row));
-      const Vec seen = lane + i < visible ? weight : Vec{};
+      const Vec seen = is_seen(i) ? weight : Vec{};
       total += seen;
       write(weights + i, seen);
     }
@@ -180,7 +204,8 @@ struct Attention {
     int most_segments = 0;
     size_t most_sums = 0;
     for (const Tile* tile = s.tiles; tile < s.tiles + s.num_tiles; tile++) {
-      products += int64_t(num_rows(*tile)) * (tile->start + tile->num_tokens);
+      const int context = tile->start + tile->num_tokens - first_seen(tile->start);
+      products += int64_t(num_rows(*tile)) * context;
       most_segments = std::max(most_segments, num_segments(*tile));
       most_sums = std::max(most_sums, partial_size(*tile));
     }

@@ -16,6 +16,7 @@ struct Layer {
   const void *q_norm, *k_norm;            // [head_dim], or null
   const Matrix *qkv, *output, *gate_up, *down;
   float eps;
+  Rule rule;
 };
 }
 
@@ -53,7 +54,7 @@ void decoder_layer(const Layer& layer, const Step& s, T* x, T* residual, const f
     norm_heads(s, keys, s.num_kv_heads, (const T*)layer.k_norm, layer.eps);
   }
   rotary_store_kv(s, b.qkv, cos_sin, kv);
-  Attention<T>{s, b.qkv, layer.qkv->num_outputs, kv, b.attended}.run();
+  Attention<T>{s, b.qkv, layer.qkv->num_outputs, kv, b.attended, layer.rule}.run();
   multiply(*layer.output, b.attended, num_rows, x, num_threads);
   norm(x, residual, (const T*)layer.mlp_norm, x, num_rows, hidden_size, layer.eps, num_threads);
   multiply(*layer.gate_up, x, num_rows, b.gate_up, num_threads);

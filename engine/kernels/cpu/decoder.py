@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engine.kernels.base import LayerParts
 from engine.kernels.cpu.quantized import QuantizedLinear
+from engine.kernels.cpu.rule import Rule, native_rule
 
 
 class _Layer(ctypes.Structure):
@@ -24,6 +25,7 @@ class _Layer(ctypes.Structure):
         *((name, c_void_p) for name in ("attention_norm", "mlp_norm", "q_norm", "k_norm")),
         *((name, c_void_p) for name in ("qkv", "output", "gate_up", "down")),
         ("eps", c_float),
+        ("rule", Rule),
     )
 
 
@@ -56,6 +58,7 @@ class DecoderLayers:
                     *(_address(norm) for norm in (parts.q_norm, parts.k_norm)),
                     *(ctypes.addressof(matrix.matrix) for matrix in four),
                     parts.eps,
+                    native_rule(parts.rule, parts.head_dim),
                 )
                 for parts, four in zip(layers, matrices, strict=True)
             )
@@ -68,22 +71,29 @@ class DecoderLayers:
         )
 
     def __call__(
-        self, x: Tensor, residual: Tensor, cos_sin: Tensor, kv: Sequence[Tensor], plan: Any
+        self,
+        x: Tensor,
+        residual: Tensor,
+        cos_sin: Sequence[Tensor],
+        kv: Sequence[Tensor],
+        plan: Any,
     ) -> tuple[Tensor, Tensor]:
-        assert x.is_contiguous() and residual.is_contiguous() and cos_sin.is_contiguous()
-        assert x.dtype == torch.bfloat16 and len(kv) == len(self._layers)
+        assert x.is_contiguous() and residual.is_contiguous()
+        assert all(angles.is_contiguous() for angles in cos_sin)
+        assert x.dtype == torch.bfloat16 and len(kv) == len(cos_sin) == len(self._layers)
         qkv, gate_up, gated = (x.new_empty((x.shape[0], width)) for width in self._widths)
         buffers = _Buffers(
             qkv.data_ptr(), plan.attended.data_ptr(), gate_up.data_ptr(), gated.data_ptr()
         )
         pages = (c_void_p * len(kv))(*(layer.data_ptr() for layer in kv))
+        angles = (c_void_p * len(kv))(*(layer.data_ptr() for layer in cos_sin))
         self._run(
             ctypes.addressof(self._layers),
             len(self._layers),
             ctypes.addressof(plan.step.contents),
             x.data_ptr(),
             residual.data_ptr(),
-            cos_sin.data_ptr(),
+            ctypes.addressof(angles),
             ctypes.addressof(pages),
             ctypes.addressof(buffers),
         )

@@ -44,9 +44,9 @@
   extern "C" void store_kv_##suffix(const Step* step, const T* qkv, T* kv) {                     \
     store_kv(*step, qkv, kv);                                                                    \
   }                                                                                              \
-  extern "C" void paged_attention_##suffix(const Step* step, const T* q, int64_t q_stride,       \
-                                           T* kv, T* out) {                                      \
-    Attention<T>{*step, q, q_stride, kv, out}.run();                                             \
+  extern "C" void paged_attention_##suffix(const Step* step, const Rule* rule, const T* q,       \
+                                           int64_t q_stride, T* kv, T* out) {                    \
+    Attention<T>{*step, q, q_stride, kv, out, *rule}.run();                                      \
   }                                                                                              \
   extern "C" void multiply_##suffix(const Matrix* matrix, const T* x, T* out, int64_t num_rows,  \
                                     int32_t num_threads) {                                       \
@@ -62,10 +62,10 @@ extern "C" void multiply_bfloat16_to_float32(const Matrix* matrix, const bf16* x
 }
 
 extern "C" void decoder_layers_bfloat16(const Layer* layers, int32_t num_layers, const Step* step,
-                                        bf16* x, bf16* residual, const float* cos_sin,
+                                        bf16* x, bf16* residual, const float* const* cos_sin,
                                         bf16* const* kv, const Buffers<bf16>* buffers) {
   for (int i = 0; i < num_layers; i++)
-    decoder_layer(layers[i], *step, x, residual, cos_sin, kv[i], *buffers);
+    decoder_layer(layers[i], *step, x, residual, cos_sin[i], kv[i], *buffers);
 }
 
 // From now on loops run on our own threads.

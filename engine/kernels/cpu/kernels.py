@@ -16,12 +16,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from engine.attention import AttentionPlan, StepLayout
+from engine.attention import CAUSAL, AttentionPlan, AttentionRule, StepLayout
 from engine.checkpoint.grouped import GROUP_SIZE, GroupedWeight
 from engine.kernels.base import Embedding, FusedLayers, LayerParts, Linear
 from engine.kernels.cpu.build import NATIVE, load_library
 from engine.kernels.cpu.decoder import DecoderLayers
 from engine.kernels.cpu.quantized import GroupedTable, QuantizedLinear, QuantizedProducts
+from engine.kernels.cpu.rule import Rule, native_rule
 from engine.kernels.linear import PackedLinear, Table
 
 # Query rows that are attended together, so that each key and value is unpacked once for all.
@@ -91,7 +92,9 @@ class CpuKernels:
         step = POINTER(_Step)
         self._rotary_store_kv = function("rotary_store_kv", step, address, address, address)
         self._store_kv = function("store_kv", step, address, address)
-        self._attention = function("paged_attention", step, address, c_int64, address, address)
+        self._attention = function(
+            "paged_attention", step, POINTER(Rule), address, c_int64, address, address
+        )
 
     def describe(self) -> str:
         return ", ".join((f"C++ ({self._instruction_set})", *sorted(self._packed)))
@@ -249,8 +252,11 @@ class CpuKernels:
         self._store_kv(plan.step, qkv.data_ptr(), kv.data_ptr())
         return qkv[:, : plan.layout.num_heads]
 
-    def paged_attention(self, q: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
+    def paged_attention(
+        self, q: Tensor, kv: Tensor, plan: AttentionPlan, rule: AttentionRule = CAUSAL
+    ) -> Tensor:
         assert isinstance(plan, CpuPlan)
         out = plan.attended
-        self._attention(plan.step, q.data_ptr(), q.stride(0), kv.data_ptr(), out.data_ptr())
+        native = native_rule(rule, plan.layout.head_dim)
+        self._attention(plan.step, native, q.data_ptr(), q.stride(0), kv.data_ptr(), out.data_ptr())
         return out

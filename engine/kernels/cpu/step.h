@@ -22,6 +22,12 @@ struct Step {
   int32_t num_tokens, num_tiles, max_blocks, block_size;
   int32_t num_heads, num_kv_heads, head_dim, num_threads;
 };
+
+// What a layer's attention sees and how it scores; `Rule` in rule.py mirrors it.
+struct Rule {
+  int32_t window;         // last positions that a token sees; INT32_MAX for all
+  float soft_cap, scale;  // a cap of 0 is none
+};
 }
 
 namespace {

@@ -14,11 +14,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine.attention import AttentionRule
 from engine.kernels.triton.plan import MAX_SPLITS, Launch, TritonPlan
 
 # The score of a position that must not be seen: its weight is exactly 0 and, unlike with -inf,
 # nothing is NaN in a split where a query sees nothing at all.
 _UNSEEN = tl.constexpr(-1e30)
+_LOG2_E = tl.constexpr(math.log2(math.e))
 
 
 @triton.jit
@@ -28,6 +30,12 @@ def _split_len(
     """Positions of each split: those of a row are equal, whatever the other rows are."""
     equal = (context_len + num_splits - 1) // num_splits
     return (tl.maximum(equal, 1) + BLOCK_POSITIONS - 1) // BLOCK_POSITIONS * BLOCK_POSITIONS
+
+
+@triton.jit
+def _first_read(start: tl.tensor, WINDOW: tl.constexpr, BLOCK_POSITIONS: tl.constexpr) -> tl.tensor:
+    """Where reading begins: at a multiple of BLOCK_POSITIONS, for a tile from position `start`."""
+    return tl.maximum(start + 1 - WINDOW, 0) // BLOCK_POSITIONS * BLOCK_POSITIONS
 
 
 # Neither a number of splits nor the place of a small tensor is worth a compilation of its own.
@@ -59,9 +67,12 @@ def _attend(
     BLOCK_DIM: tl.constexpr,
     IS_TILED: tl.constexpr,
     IS_SPLIT: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr,
     OPERAND: tl.constexpr,
 ) -> None:
     """One tile, KV head and split. `scale` is that of scores times log2(e), as exp2 is used.
+    SOFT_CAP is times log2(e) too; it and WINDOW are 0 where there is none.
 
     Products take operands of type OPERAND: the tensors' own, but for the interpreter, which cannot
     multiply bfloat16.
@@ -79,9 +90,11 @@ def _attend(
     context_len = start + num_tokens  # 0 for padding, which is at position -1
     begin = 0
     end = context_len
+    if WINDOW > 0:
+        begin = _first_read(start, WINDOW, BLOCK_POSITIONS)
     if IS_SPLIT:
-        split_len = _split_len(context_len, num_splits, BLOCK_POSITIONS)
-        begin = split * split_len
+        split_len = _split_len(context_len - begin, num_splits, BLOCK_POSITIONS)
+        begin += split * split_len
         end = tl.minimum(begin + split_len, context_len)
 
     # The rows of the tile: for each token the query heads of this KV head.
@@ -113,7 +126,11 @@ def _attend(
             loaded = loaded & in_head[None, :]
         key = tl.load(keys + place, mask=loaded, other=0.0)
         scores = tl.dot(queries, tl.trans(key.to(OPERAND)), input_precision="ieee") * scale
+        if SOFT_CAP > 0:  # cap * tanh(score / cap)
+            scores = SOFT_CAP - 2 * SOFT_CAP / (tl.exp2(scores * (2 * _LOG2_E / SOFT_CAP)) + 1)
         seen = inside[None, :] & (position[None, :] <= last_seen[:, None])
+        if WINDOW > 0:
+            seen = seen & (position[None, :] > last_seen[:, None] - WINDOW)
         scores = tl.where(seen, scores, _UNSEEN)
         new_maximum = tl.maximum(maximum, tl.max(scores, 1))
         weights = tl.exp2(scores - new_maximum[:, None])
@@ -155,6 +172,7 @@ def _merge(
     BLOCK_SPLITS: tl.constexpr,
     TILE_TOKENS: tl.constexpr,
     IS_TILED: tl.constexpr,
+    WINDOW: tl.constexpr,
 ) -> None:
     """The splits of one token and query head, in one sum: TILE_TOKENS programs to a tile."""
     tile = tl.program_id(0) // TILE_TOKENS
@@ -166,9 +184,12 @@ def _merge(
     else:
         first_token = tile
         num_tokens = 1
-    context_len = tl.load(positions + first_token).to(tl.int32) + num_tokens
+    start = tl.load(positions + first_token).to(tl.int32)
+    num_read = start + num_tokens
+    if WINDOW > 0:
+        num_read -= _first_read(start, WINDOW, BLOCK_POSITIONS)
     split = tl.arange(0, BLOCK_SPLITS)
-    is_there = split * _split_len(context_len, num_splits, BLOCK_POSITIONS) < context_len
+    is_there = split * _split_len(num_read, num_splits, BLOCK_POSITIONS) < num_read
     is_there = is_there & (split < num_splits) & (token < num_tokens)
     column = tl.arange(0, BLOCK_DIM)
     in_head = column < HEAD_DIM
@@ -189,21 +210,41 @@ def _merge(
     tl.store(out + out_at * HEAD_DIM + column, merged, mask=in_head & (token < num_tokens))
 
 
-def paged_attention(q: Tensor, kv: Tensor, plan: TritonPlan, operand: tl.dtype) -> Tensor:
+def paged_attention(
+    q: Tensor, kv: Tensor, plan: TritonPlan, rule: AttentionRule, operand: tl.dtype
+) -> Tensor:
     """See `Kernels.paged_attention`; `operand` is the type that products take."""
     assert q.stride(2) == 1 and q.stride(1) == q.shape[2] and kv[0].is_contiguous()
     for launch in plan.launches:
-        _run(q, kv, plan, launch, operand)
+        _run(q, kv, plan, launch, rule, operand)
     return plan.attended
 
 
-def _run(q: Tensor, kv: Tensor, plan: TritonPlan, launch: Launch, operand: tl.dtype) -> None:
+def _num_splits(launch: Launch, tile_tokens: int, window: int) -> int:
+    """No more of the launch's splits than blocks of positions that a tile's windows can touch."""
+    if not window:
+        return launch.num_splits
+    num_positions = launch.shape.num_positions
+    return min(launch.num_splits, triton.cdiv(window + tile_tokens - 1, num_positions) + 1)
+
+
+def _run(
+    q: Tensor,
+    kv: Tensor,
+    plan: TritonPlan,
+    launch: Launch,
+    rule: AttentionRule,
+    operand: tl.dtype,
+) -> None:
     layout, shape = plan.layout, launch.shape
     head_dim = layout.head_dim
     group = layout.num_heads // layout.num_kv_heads
+    tile_tokens = 1 if launch.tiles is None else shape.num_tokens(group)
+    window = rule.window or 0
+    num_splits = _num_splits(launch, tile_tokens, window)
     tiles = layout.rows if launch.tiles is None else launch.tiles  # not read where there are none
     block_dim = max(16, triton.next_power_of_2(head_dim))
-    _attend[(launch.num_tiles, layout.num_kv_heads, launch.num_splits)](
+    _attend[(launch.num_tiles, layout.num_kv_heads, num_splits)](
         q,
         kv,
         plan.attended,
@@ -216,8 +257,8 @@ def _run(q: Tensor, kv: Tensor, plan: TritonPlan, launch: Launch, operand: tl.dt
         q.stride(0),
         kv.stride(0),
         layout.block_tables.stride(0),
-        launch.num_splits,
-        head_dim**-0.5 * math.log2(math.e),
+        num_splits,
+        rule.score_scale(head_dim) * _LOG2_E.value,
         NUM_KV_HEADS=layout.num_kv_heads,
         GROUP=group,
         HEAD_DIM=head_dim,
@@ -226,21 +267,22 @@ def _run(q: Tensor, kv: Tensor, plan: TritonPlan, launch: Launch, operand: tl.dt
         BLOCK_POSITIONS=shape.num_positions,
         BLOCK_DIM=block_dim,
         IS_TILED=launch.tiles is not None,
-        IS_SPLIT=launch.num_splits > 1,
+        IS_SPLIT=num_splits > 1,
+        WINDOW=window,
+        SOFT_CAP=(rule.soft_cap or 0.0) * _LOG2_E.value,
         OPERAND=operand,
         num_warps=shape.num_warps,
         num_stages=shape.num_stages,
     )
-    if launch.num_splits == 1:
+    if num_splits == 1:
         return
-    tile_tokens = 1 if launch.tiles is None else shape.num_tokens(group)
     _merge[(launch.num_tiles * tile_tokens, layout.num_heads)](
         plan.attended,
         launch.partial_out,
         launch.partial_lse,
         layout.positions,
         tiles,
-        launch.num_splits,
+        num_splits,
         NUM_KV_HEADS=layout.num_kv_heads,
         GROUP=group,
         HEAD_DIM=head_dim,
@@ -250,5 +292,6 @@ def _run(q: Tensor, kv: Tensor, plan: TritonPlan, launch: Launch, operand: tl.dt
         BLOCK_SPLITS=MAX_SPLITS,
         TILE_TOKENS=tile_tokens,
         IS_TILED=launch.tiles is not None,
+        WINDOW=window,
         num_warps=4,
     )

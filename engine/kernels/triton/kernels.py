@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.attention import AttentionPlan, StepLayout
+from engine.attention import CAUSAL, AttentionPlan, AttentionRule, StepLayout
 from engine.checkpoint.grouped import GroupedWeight
 from engine.kernels.base import Embedding, FusedLayers, LayerParts, Linear
 from engine.kernels.linear import PackedLinear, Table
@@ -130,6 +130,8 @@ class TritonKernels:
         assert isinstance(plan, TritonPlan)
         return store_kv(qkv, kv, plan.layout)
 
-    def paged_attention(self, q: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
+    def paged_attention(
+        self, q: Tensor, kv: Tensor, plan: AttentionPlan, rule: AttentionRule = CAUSAL
+    ) -> Tensor:
         assert isinstance(plan, TritonPlan)
-        return paged_attention(q, kv, plan, self._operand)
+        return paged_attention(q, kv, plan, rule, self._operand)

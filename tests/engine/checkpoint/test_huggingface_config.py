@@ -1,5 +1,7 @@
 """config.json to ModelConfig: both spellings of the rotary keys, each refusal."""
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,17 @@ def test_each_family(tmp_path: Path, family: str) -> None:
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 7e4}}, 7e4, None),
         ({"rope_scaling": {"type": "linear", "factor": 2}}, 1e4, RopeScaling("linear", 2.0)),
         ({"rope_scaling": None, "rope_theta": None}, 1e4, None),
+        ({"rope_scaling": {}, "rope_parameters": {"rope_theta": 7e4}}, 7e4, None),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+            1e4,
+            RopeScaling(
+                "yarn",
+                4.0,
+                original_max_position_embeddings=128,
+                attention_factor=0.1 * math.log(4.0) + 1,
+            ),
+        ),
     ],
 )
 def test_rotary_parameters(tmp_path: Path, keys: Any, theta: float, scaling: Any) -> None:
@@ -44,21 +57,56 @@ def test_rotary_parameters(tmp_path: Path, keys: Any, theta: float, scaling: Any
     assert (config.rope_theta, config.rope_scaling) == (theta, scaling)
 
 
+SWITCHED_ON = {"sliding_window": 100, "use_sliding_window": True}
+
+
 @pytest.mark.parametrize(
-    ("architecture", "keys", "max_model_len"),
+    ("family", "architecture", "keys", "windows"),
     [
-        ("MistralForCausalLM", {"sliding_window": 100}, 100),
-        ("MistralForCausalLM", {"sliding_window": 4096}, 128),
-        ("LlamaForCausalLM", {"sliding_window": 100}, 128),
-        ("LlamaForCausalLM", {"sliding_window": 100, "use_sliding_window": True}, 100),
-        ("LlamaForCausalLM", {"sliding_window": 100, "use_sliding_window": False}, 128),
+        ("llama", "MistralForCausalLM", {"sliding_window": 100}, (100, 100)),
+        ("llama", "MistralForCausalLM", {}, (4096, 4096)),
+        ("llama", "LlamaForCausalLM", SWITCHED_ON, ()),
+        ("qwen2", "Qwen2ForCausalLM", {"sliding_window": 100}, ()),
+        ("qwen2", "Qwen2ForCausalLM", SWITCHED_ON, (None, None)),  # from layer 28 on
+        ("qwen2", "Qwen2ForCausalLM", SWITCHED_ON | {"max_window_layers": 1}, (None, 100)),
+        (
+            "qwen3",
+            "Qwen3ForCausalLM",
+            SWITCHED_ON | {"layer_types": ["sliding_attention", "full_attention"]},
+            (100, None),
+        ),
+        ("llama", "SmolLM3ForCausalLM", SWITCHED_ON | {"no_rope_layers": [0, 1]}, (100, None)),
     ],
 )
-def test_context_is_capped_at_a_sliding_window(
-    tmp_path: Path, architecture: str, keys: Any, max_model_len: int
+def test_windows_of_layers(
+    tmp_path: Path, family: str, architecture: str, keys: Any, windows: Any
 ) -> None:
-    folder = write_huggingface(tmp_path, architectures=[architecture], **keys)
-    assert open_checkpoint(folder).config.max_model_len == max_model_len
+    folder = write_huggingface(tmp_path, family, architectures=[architecture], **keys)
+    config = open_checkpoint(folder).config
+    assert config.windows == windows
+    assert config.max_model_len == 128
+    assert all(config.window(layer) in (None, 100) for layer in range(2))
+    assert config.as_served(100).window(0) is None
+
+
+def test_a_window_of_null_is_none(tmp_path: Path) -> None:
+    folder = write_huggingface(tmp_path, architectures=["MistralForCausalLM"])
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sliding_window": None}))
+    assert open_checkpoint(folder).config.windows == ()
+
+
+@pytest.mark.parametrize(
+    ("keys", "still_layers"),
+    [
+        ({}, ()),
+        ({"no_rope_layer_interval": 2}, (1,)),
+        ({"no_rope_layers": [0, 1, 0]}, (0,)),
+    ],
+)
+def test_layers_that_do_not_turn(tmp_path: Path, keys: Any, still_layers: Any) -> None:
+    folder = write_huggingface(tmp_path, architectures=["SmolLM3ForCausalLM"], **keys)
+    assert open_checkpoint(folder).config.still_layers == frozenset(still_layers)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +158,34 @@ SUPPORTED = "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCau
         ({"rope_scaling": {"type": "dynamic"}}, "'dynamic'; supported are"),
         ({"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}, "must be larger"),
         ({"rope_scaling": LLAMA3 | {"factor": None}}, "factor is missing"),
+        ({"rope_scaling": {"type": "yarn"}}, "factor is missing"),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 2.0, "beta_fast": 0.5}},
+            "beta_fast must not be smaller",
+        ),
+        (
+            {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}},
+            "short_factor must be a list of 16 numbers",
+        ),
+        (
+            {"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 15 + [0.0]}},
+            "short_factor: item 15 must be in",
+        ),
+        ({"rope_parameters": {"full_attention": {}}}, "full_attention is set"),
+        ({"num_local_experts": 8}, "mixtures of experts"),
+        (
+            {"architectures": ["Qwen2ForCausalLM"], "layer_types": ["chunked_attention"] * 2}
+            | SWITCHED_ON,
+            "names 'chunked_attention'; supported are",
+        ),
+        (
+            {"architectures": ["Qwen2ForCausalLM"], "layer_types": ["full_attention"]}
+            | SWITCHED_ON,
+            "layer_types must be a list of 2 names",
+        ),
+        ({"architectures": ["SmolLM3ForCausalLM"], "no_rope_layers": [1, 2]}, "but 0 and 1"),
+        ({"architectures": ["SmolLM3ForCausalLM"], "no_rope_layers": [1]}, "list of 2 numbers"),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 0}, "sliding_window must be"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor must be 1"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1"),
     ],

@@ -9,9 +9,11 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 
 from engine.checkpoint import open_checkpoint, tensor_shapes
@@ -31,6 +33,8 @@ CONFIGS = {
     "mistral": MistralConfig(**SIZES, sliding_window=None, head_dim=32),
     "qwen2": Qwen2Config(**SIZES),
     "qwen3": Qwen3Config(**SIZES, head_dim=32, tie_word_embeddings=True),
+    "smollm3": SmolLM3Config(**SIZES, tie_word_embeddings=True, pad_token_id=0),
+    "olmo2": Olmo2Config(**SIZES),
 }
 
 

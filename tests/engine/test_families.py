@@ -1,0 +1,327 @@
+"""Every family against transformers on small random weights, in float32.
+
+Logits of mixed steps and greedy tokens of whole generations: prompts cut into chunks, contexts past
+the sliding window, prefixes from the cache.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from checkpoint_files import VOCAB, write_gguf
+from tiny_models import BareEngine, Chunk, save_random_model
+from torch import Tensor
+
+from engine import EngineConfig, Request, SamplingParams
+from engine.core import EngineCore
+from engine.request import ChoiceOutput
+from engine.runner import ModelRunner
+
+VOCAB_SIZE = 160
+WINDOW = 24
+NUM_TOKENS = 20
+# How far apart two logits must be for their order to be certain.
+MARGIN = 1e-3
+
+
+@dataclass(frozen=True)
+class Family:
+    """A transformers config, and the lengths of the prompts for which it is one model.
+
+    LongRoPE is two models, one for short contexts and one for long ones: what is served decides
+    here, the longest row of a batch there.
+    """
+
+    config: str
+    keys: dict[str, Any] = field(default_factory=dict)
+    lengths: tuple[int, ...] = (131, 5, 17, 70, 2 * WINDOW + 1)
+    max_model_len: int = 256
+
+
+def rope(kind: str, **keys: Any) -> dict[str, Any]:
+    return {"rope_type": kind, "rope_theta": 10_000.0, **keys}
+
+
+LLAMA3 = rope(
+    "llama3",
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=64,
+)
+YARN = rope("yarn", factor=4.0, original_max_position_embeddings=64)
+LONGROPE = rope(
+    "longrope",
+    short_factor=[1.0, 1.05, 1.1, 1.3, 1.4, 1.5, 1.6, 2.0],
+    long_factor=[1.0, 1.3, 1.9, 3.0, 4.5, 7.0, 9.0, 12.0],
+)
+PHI4 = rope(
+    "longrope",
+    partial_rotary_factor=0.75,
+    short_factor=[1.0, 1.05, 1.1, 1.3, 1.4, 1.5],
+    long_factor=[1.0, 1.3, 1.9, 3.0, 4.5, 7.0],
+)
+FAMILIES = {
+    "llama2": Family("LlamaConfig", {"num_key_value_heads": 4}),
+    "llama3.1": Family("LlamaConfig", {"rope_parameters": LLAMA3}),
+    "llama3.2": Family("LlamaConfig", {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
+    "linear": Family("LlamaConfig", {"rope_parameters": rope("linear", factor=3.0)}),
+    "yarn": Family("LlamaConfig", {"rope_parameters": YARN}),
+    "yarn-with-all-keys": Family(
+        "LlamaConfig",
+        {
+            "rope_parameters": {
+                **YARN,
+                "beta_fast": 8.0,
+                "beta_slow": 2.0,
+                "mscale": 0.9,
+                "mscale_all_dim": 0.5,
+                "truncate": False,
+            }
+        },
+    ),
+    "yarn-attention": Family("LlamaConfig", {"rope_parameters": {**YARN, "attention_factor": 1.4}}),
+    "smollm2": Family("LlamaConfig", {"tie_word_embeddings": True, "num_attention_heads": 6}),
+    "smollm3": Family("SmolLM3Config", {"num_hidden_layers": 4}),
+    "smollm3-window": Family(
+        "SmolLM3Config",
+        {"no_rope_layers": [0, 1], "use_sliding_window": True, "sliding_window": WINDOW},
+    ),
+    "mistral": Family("MistralConfig", {"sliding_window": WINDOW}),
+    "mistral-without-window": Family("MistralConfig", {"sliding_window": None}),
+    "qwen2": Family("Qwen2Config"),
+    "qwen2-window": Family(
+        "Qwen2Config",
+        {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
+    ),
+    "qwen3": Family("Qwen3Config", {"tie_word_embeddings": True}),
+    "qwen3-window": Family(
+        "Qwen3Config",
+        {
+            "use_sliding_window": True,
+            "sliding_window": WINDOW,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "phi3": Family("Phi3Config", {"sliding_window": WINDOW}),
+    "phi3-short": Family(
+        "Phi3Config",
+        {"rope_parameters": LONGROPE, "original_max_position_embeddings": 96},
+        lengths=(70, 5, 17),
+        max_model_len=96,
+    ),
+    "phi3-long": Family(
+        "Phi3Config",
+        {"rope_parameters": LONGROPE, "original_max_position_embeddings": 32},
+        lengths=(131, 40, 33, 61),
+    ),
+    "phi4-mini": Family(
+        "Phi3Config",
+        {"rope_parameters": PHI4, "original_max_position_embeddings": 32},
+        lengths=(131, 40, 33, 61),
+    ),
+    "olmo2": Family("Olmo2Config"),
+}
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.25,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A family's model in a folder, and as transformers has it."""
+
+    family: Family
+    folder: Path
+    oracle: transformers.PreTrainedModel
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        rng = random.Random(3)  # noqa: S311
+        return [rng.choices(range(3, VOCAB_SIZE), k=length) for length in self.family.lengths]
+
+    def logits(self, token_ids: list[int]) -> Tensor:
+        with torch.inference_mode():
+            logits: Tensor = self.oracle(torch.tensor([token_ids])).logits[0]
+        return logits
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    family = FAMILIES[request.param]
+    keys = {**SIZES, **family.keys}
+    if keys["num_attention_heads"] == 6:
+        keys["hidden_size"] = 96
+    folder = tmp_path_factory.mktemp("model")
+    return Saved(family, folder, save_random_model(family.config, keys, folder))
+
+
+def test_logits_of_mixed_steps(saved: Saved) -> None:
+    """Prompts in pieces of all sizes, each beside the pieces of others."""
+    engine = BareEngine(saved.folder, num_rows=8, max_model_len=saved.family.max_model_len)
+    rng = random.Random(5)  # noqa: S311
+    prompts = saved.prompts
+    done = [0] * len(prompts)
+    parts: list[list[Tensor]] = [[] for _ in prompts]
+    while done != [len(prompt) for prompt in prompts]:
+        chunks = []
+        for row, prompt in enumerate(prompts):
+            length = min(rng.choice((0, 1, 1, 2, 3, 40, 61)), len(prompt) - done[row])
+            if length:
+                chunks.append(Chunk(row, prompt[done[row] : done[row] + length], done[row]))
+                done[row] += length
+        rng.shuffle(chunks)
+        if chunks:
+            for chunk, logits in zip(chunks, engine.run(chunks), strict=True):
+                parts[chunk.row].append(logits)
+    for prompt, logits in zip(prompts, parts, strict=True):
+        expected = saved.logits(prompt)
+        tolerance = 1e-4 * max(1.0, expected.std().item())
+        torch.testing.assert_close(torch.cat(logits), expected, rtol=1e-4, atol=tolerance)
+
+
+def test_greedy_tokens_first_computed_then_cached(saved: Saved) -> None:
+    config = EngineConfig(
+        model_path=str(saved.folder),
+        device="cpu",
+        dtype="float32",
+        kv_cache_memory=4 << 20,
+        max_num_batched_tokens=24,
+        max_num_seqs=4,
+        max_model_len=saved.family.max_model_len,
+    )
+    runner = ModelRunner.load(config, lambda *_: None)
+    core = EngineCore(runner, runner.scheduler_config)
+    sampling = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS)
+    prompts = saved.prompts
+    num_certain = 0
+    for num_runs in range(2):
+        for i, prompt in enumerate(prompts):
+            core.add(Request(f"{num_runs}-{i}", prompt, sampling))
+        outputs: dict[str, list[ChoiceOutput]] = {}
+        while core.has_work:
+            for output in core.step():
+                outputs.setdefault(output.request_id, []).append(output)
+        for i, prompt in enumerate(prompts):
+            parts = outputs[f"{num_runs}-{i}"]
+            if num_runs and len(prompt) > core.scheduler.config.block_size:
+                assert parts[0].num_cached_tokens
+            answer = [token_id for part in parts for token_id in part.token_ids]
+            assert len(answer) == NUM_TOKENS
+            logits = saved.logits([*prompt, *answer[:-1]])[len(prompt) - 1 :]
+            best = logits.topk(2)
+            for token_id, ids, values in zip(answer, best.indices, best.values, strict=True):
+                if values[0] - values[1] > MARGIN:
+                    assert token_id == ids[0]
+                    num_certain += 1
+    assert num_certain > 0.9 * 2 * NUM_TOKENS * len(prompts)
+
+
+@dataclass(frozen=True)
+class GGUF:
+    """A family's name in the format, and what its converter writes of the config."""
+
+    name: str
+    family: Family
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+GGUF_FAMILIES = {
+    "mistral": GGUF(
+        "llama",
+        Family("MistralConfig", {"sliding_window": WINDOW}),
+        {"model__attention__sliding_window": WINDOW},
+    ),
+    "smollm3": GGUF(
+        "smollm3",
+        Family("SmolLM3Config", {"num_hidden_layers": 4, "tie_word_embeddings": False}),
+        {"model__block_count": 4},
+    ),
+    "qwen2": GGUF(
+        "qwen2",
+        Family("Qwen2Config", {"rope_parameters": {**YARN, "beta_fast": 8.0}}),
+        {
+            "model__rope__scaling__type": "yarn",
+            "model__rope__scaling__factor": 4.0,
+            "model__rope__scaling__original_context_length": 64,
+            "model__rope__scaling__yarn_beta_fast": 8.0,
+        },
+    ),
+    "qwen3": GGUF("qwen3", Family("Qwen3Config")),
+    "phi3": GGUF(
+        "phi3",
+        Family("Phi3Config", {"sliding_window": WINDOW}),
+        {"model__attention__sliding_window": WINDOW},
+    ),
+    "phi4-mini": GGUF(
+        "phi3",
+        Family(
+            "Phi3Config",
+            {"rope_parameters": PHI4, "original_max_position_embeddings": 32},
+            lengths=(131, 40, 33),
+        ),
+        {
+            "model__rope__dimension_count": 12,
+            "model__rope__scaling__original_context_length": 32,
+            "model__rope__scaling__attn_factor": math.sqrt(1 + math.log(16) / math.log(32)),
+        },
+    ),
+    "olmo2": GGUF("olmo2", Family("Olmo2Config")),
+}
+
+
+@pytest.mark.parametrize("kind", GGUF_FAMILIES.values(), ids=GGUF_FAMILIES)
+def test_gguf(kind: GGUF, tmp_path: Path) -> None:
+    """The same weights as the converter names and orders them."""
+    keys = {**SIZES, "vocab_size": VOCAB, **kind.family.keys}
+    oracle = save_random_model(kind.family.config, keys, tmp_path / "folder")
+    weights = {name: weight.detach().numpy() for name, weight in oracle.named_parameters()}
+    factors = {}
+    if keys.get("rope_parameters") is PHI4:
+        for which in ("short", "long"):
+            divisors = np.array(PHI4[f"{which}_factor"], np.float32)
+            factors[f"rope_factors_{which}.weight"] = divisors
+    metadata = {
+        "model__context_length": 512,
+        "model__attention__key_length": 16,
+        "model__attention__value_length": 16,
+        "model__attention__layer_norm_rms_epsilon": oracle.config.rms_norm_eps,
+        "model__rope__freq_base": oracle.config.rope_parameters["rope_theta"],
+    }
+    path = write_gguf(
+        tmp_path / "m.gguf",
+        kind.name,
+        weights=weights,
+        extra_tensors=factors,
+        **metadata | kind.metadata,
+    )
+    engine = BareEngine(path, num_rows=5, max_model_len=256)
+    for row, length in enumerate(kind.family.lengths):
+        token_ids = random.Random(row).choices(range(VOCAB), k=length)  # noqa: S311
+        start, parts = 0, []
+        for piece in (length // 3, length // 2, length - length // 3 - length // 2):
+            parts += engine.run([Chunk(row, token_ids[start : start + piece], start)])
+            start += piece
+        with torch.inference_mode():
+            expected = oracle(torch.tensor([token_ids])).logits[0]
+        tolerance = 1e-4 * max(1.0, expected.std().item())
+        torch.testing.assert_close(torch.cat(parts), expected, rtol=1e-4, atol=tolerance)
