@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.checkpoint import gemma, gpt2
+from engine.checkpoint.bpe_files import with_bpe_files
 from engine.checkpoint.fields import read_json_object
 from engine.checkpoint.fused import split_fused
 from engine.checkpoint.gguf import read_gguf
@@ -153,6 +154,7 @@ def _open_huggingface(folder: Path, require_weights: bool) -> Checkpoint:
     fields = read_json_object(folder / _CONFIG_FILE, _MAX_CONFIG_BYTES)
     config = huggingface_config(fields)
     tokenizer = huggingface_tokenizer(folder, fields, config.vocab_size)
+    tokenizer = with_bpe_files(tokenizer, folder, fields, config.vocab_size)
     if not (folder / SINGLE_FILE).exists() and not (folder / INDEX_FILE).exists():
         if require_weights:
             raise _no_weights(folder)

@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 
-from engine.checkpoint.bpe_files import MERGES_FILE, VOCAB_FILE, read_bpe_files
 from engine.checkpoint.fields import Fields, quote, read_bounded, read_json_object
 from engine.errors import CheckpointError
 
@@ -39,9 +38,8 @@ class TokenizerData:
 
     "gguf-bpe": `tokens` (by id, in the byte-level BPE alphabet), `token_types` (ggml's: 1 normal,
     2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte), `merges` and `pre` (the name of the
-    splitting pattern) hold the vocabulary, also where it comes from GPT-2's files;
-    "tokenizer.json": `json_path` names the file. All of them are None when the checkpoint has no
-    tokenizer. `eos_token_ids` has no duplicates.
+    splitting pattern) hold the vocabulary; "tokenizer.json": `json_path` names the file. All of
+    them are None when the checkpoint has no tokenizer. `eos_token_ids` has no duplicates.
 
     `add_bos`: the checkpoint says that a text begins with `bos_token_id`. For "tokenizer.json" the
     file's own post-processor may add it even when this is False.
@@ -87,38 +85,20 @@ def huggingface_tokenizer(folder: Path, config: Fields, vocab_size: int) -> Toke
         *_token_ids(generation, "eos_token_id", vocab_size),
         *_token_ids(config, "eos_token_id", vocab_size),
     ]
-    names = _names_in_settings(settings)
-    vocabulary = None
-    if not json_path.exists() and _is_gpt2(folder, config, settings):
-        roles = names | _names_in_settings(_optional_json(folder / "special_tokens_map.json"))
-        vocabulary = read_bpe_files(folder, settings, set(roles.values()))
-        if len(vocabulary.tokens) > vocab_size:
-            raise CheckpointError(
-                f"{folder / VOCAB_FILE}: has {len(vocabulary.tokens)} tokens for {vocab_size} "
-                "embeddings"
-            )
     return TokenizerData(
-        kind="tokenizer.json" if vocabulary is None else "gguf-bpe",
-        tokens=None if vocabulary is None else vocabulary.tokens,
-        token_types=None if vocabulary is None else vocabulary.token_types,
-        merges=None if vocabulary is None else vocabulary.merges,
-        pre=None if vocabulary is None else "gpt-2",
+        kind="tokenizer.json",
+        tokens=None,
+        token_types=None,
+        merges=None,
+        pre=None,
         json_path=json_path if json_path.is_file() else None,
         bos_token_id=bos_id,
         eos_token_ids=_distinct(eos_ids),
         add_bos=settings.flag("add_bos_token", False) and bos_id is not None,
         chat_template=_chat_template(folder, settings),
-        special_tokens=names,
+        special_tokens=_names_in_settings(settings),
         tokenizer_class=settings.text("tokenizer_class", "") or None,
     )
-
-
-def _is_gpt2(folder: Path, config: Fields, settings: Fields) -> bool:
-    """Whether the folder has GPT-2's files, and splits texts into words as GPT-2 does."""
-    splits_so = config.text("model_type", "") == "gpt2"
-    kind = settings.text("tokenizer_class", "GPT2Tokenizer" if splits_so else "")
-    is_named = kind.removesuffix("Fast") == "GPT2Tokenizer"
-    return is_named and (folder / VOCAB_FILE).exists() and (folder / MERGES_FILE).exists()
 
 
 def _gguf_data(metadata: Fields, vocab_size: int, tokens: list[str] | None) -> TokenizerData:
