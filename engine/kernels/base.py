@@ -93,7 +93,10 @@ class Kernels(Protocol):
         """The layers as one operation with the same results, where there is a faster one."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """x / rms(x) * weight over the last dimension (Zhang and Sennrich, 2019)."""
+        """x / rms(x) * weight over the last dimension (Zhang and Sennrich, 2019).
+
+        `weight` has x's number format or, where that would round it, float32.
+        """
 
     def add_rms_norm(
         self, x: Tensor, residual: Tensor, weight: Tensor, eps: float

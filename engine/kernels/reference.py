@@ -56,13 +56,15 @@ class ReferenceKernels:
         return None
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        if weight.dtype != x.dtype:
+            return F.rms_norm(x.float(), (x.shape[-1],), weight, eps).to(x.dtype)
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
 
     def add_rms_norm(
         self, x: Tensor, residual: Tensor, weight: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
         residual = residual.add_(x)
-        return F.rms_norm(residual, (residual.shape[-1],), weight, eps), residual
+        return self.rms_norm(residual, weight, eps), residual
 
     def add_layer_norm(
         self, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float

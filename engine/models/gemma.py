@@ -23,6 +23,9 @@ from engine.models.layers import Projection, RMSNorm, Vocabulary, WeightGroup
 from engine.models.llama import Attention
 from engine.models.rotary import Rotary
 
+# Their weights are sums of 1 and a number of the model's format, which has no place for most.
+_NORM_DTYPE = torch.float32
+
 
 class Gemma:
     """Load every one of `weight_groups()` before the first `forward`."""
@@ -36,7 +39,9 @@ class Gemma:
             self.local_rotary = Rotary(local, device)
         self.vocabulary = Vocabulary(config, kernels)
         self.layers = [DecoderLayer(config, kernels, i) for i in range(config.num_layers)]
-        self.norm = RMSNorm(kernels, "model.norm", config.hidden_size, config.rms_norm_eps)
+        self.norm = RMSNorm(
+            kernels, "model.norm", config.hidden_size, config.rms_norm_eps, _NORM_DTYPE
+        )
 
     def forward(self, token_ids: Tensor, plan: AttentionPlan, kv_cache: KVCache) -> Tensor:
         """token_ids [num_tokens] -> hidden states after the last norm [num_tokens, hidden_size]"""
@@ -75,11 +80,14 @@ class DecoderLayer:
         hidden, inner = config.hidden_size, config.intermediate_size
 
         def norm(part: str) -> RMSNorm:
-            return RMSNorm(kernels, f"{name}.{part}_layernorm", hidden, config.rms_norm_eps)
+            of_stream = (hidden, config.rms_norm_eps, _NORM_DTYPE)
+            return RMSNorm(kernels, f"{name}.{part}_layernorm", *of_stream)
 
         self.kernels = kernels
         self.attention_norm = norm("input")
-        self.attention = Attention(config, kernels, f"{name}.self_attn", config.window(index))
+        self.attention = Attention(
+            config, kernels, f"{name}.self_attn", config.window(index), _NORM_DTYPE
+        )
         self.attention_post_norm = norm("post_attention") if config.has_post_norms else None
         self.mlp_norm = norm("pre_feedforward" if config.has_post_norms else "post_attention")
         gate_up = {f"{name}.mlp.gate_proj": inner, f"{name}.mlp.up_proj": inner}

@@ -189,6 +189,19 @@ def test_norms_and_silu_are_the_reference_s(
         assert torch.equal(torch.stack(alone)[:, 0], torch.stack(added)[:, row])
 
 
+def test_norms_with_a_float32_weight(kernels: Kernels, dtype: torch.dtype) -> None:
+    """It is not rounded to the number format of x: the result is the wide one's, rounded once."""
+    torch.manual_seed(1)
+    x, residual, weight = torch.randn(9, 96).to(dtype), torch.randn(9, 96).to(dtype), torch.rand(96)
+    for own in (kernels, select(CPU, dtype, "reference")):
+        added, summed = own.add_rms_norm(x.clone(), residual.clone(), weight, 1e-5)
+        for found, numbers in ((own.rms_norm(x, weight, 1e-5), x), (added, summed)):
+            wide = select(CPU, torch.float32, "reference").rms_norm(numbers.float(), weight, 1e-5)
+            assert found.dtype == dtype
+            rounding = torch.finfo(dtype).eps / 2 + 1e-6
+            torch.testing.assert_close(found.float(), wide, rtol=rounding, atol=1e-6)
+
+
 @pytest.mark.parametrize("width", [576, 1536, 40, 33])
 @pytest.mark.parametrize("num_rows", [1, 5, 300])
 def test_layer_norm_and_gelu_are_the_reference_s(

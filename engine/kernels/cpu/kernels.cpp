@@ -20,6 +20,11 @@
                                 int32_t num_threads) {                                           \
     norm(x, residual, weight, out, num_rows, width, eps, num_threads);                           \
   }                                                                                              \
+  extern "C" void norm_by_float32_##suffix(const T* x, T* residual, const float* weight, T* out, \
+                                           int64_t num_rows, int32_t width, float eps,           \
+                                           int32_t num_threads) {                                \
+    norm(x, residual, weight, out, num_rows, width, eps, num_threads);                           \
+  }                                                                                              \
   extern "C" void silu_mul_##suffix(const T* gate_up, T* out, int64_t num_rows, int32_t width,   \
                                     int32_t num_threads) {                                       \
     silu_mul(gate_up, out, num_rows, width, num_threads);                                        \

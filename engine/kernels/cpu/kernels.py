@@ -79,9 +79,12 @@ class CpuKernels:
             return found
 
         address = c_void_p
-        self._norm = function(
-            "norm", address, address, address, address, c_int64, c_int32, c_float, c_int32
-        )
+        norm = (address, address, address, address, c_int64, c_int32, c_float, c_int32)
+        # By the number format of the weight.
+        self._norms = {
+            dtype: function("norm", *norm),
+            torch.float32: function("norm_by_float32", *norm),
+        }
         self._add_layer_norm = function(
             "add_layer_norm", *([address] * 4), c_int64, c_int32, c_float, c_int32
         )
@@ -135,7 +138,7 @@ class CpuKernels:
         x = x.contiguous()
         out = torch.empty_like(x)
         width = weight.shape[0]
-        self._norm(
+        self._norms[weight.dtype](
             x.data_ptr(),
             None,
             weight.data_ptr(),
@@ -153,7 +156,7 @@ class CpuKernels:
         assert x.is_contiguous() and residual.is_contiguous()
         num_rows, width = x.shape
         norm = x.data_ptr()
-        self._norm(
+        self._norms[weight.dtype](
             norm,
             residual.data_ptr(),
             weight.data_ptr(),

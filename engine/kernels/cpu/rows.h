@@ -13,8 +13,8 @@ namespace {
 constexpr int64_t kFewElements = 32768;
 
 // out = x / rms(x) * weight, where x is first added to the residual stream, if there is one.
-template <class T>
-void norm_row(const T* x, T* residual, const T* weight, T* out, int width, float eps) {
+template <class T, class W>
+void norm_row(const T* x, T* residual, const W* weight, T* out, int width, float eps) {
   if (residual != nullptr) {
     for (int i = 0; i < width; i += kLanes)
       write(residual + i, read(residual + i, width - i) + read(x + i, width - i), width - i);
@@ -30,8 +30,8 @@ void norm_row(const T* x, T* residual, const T* weight, T* out, int width, float
     write(out + i, read(x + i, width - i) * scale * read(weight + i, width - i), width - i);
 }
 
-template <class T>
-void norm(const T* x, T* residual, const T* weight, T* out, int64_t num_rows, int width, float eps,
+template <class T, class W>
+void norm(const T* x, T* residual, const W* weight, T* out, int64_t num_rows, int width, float eps,
           int num_threads) {
   parallel(num_rows, num_rows * width < kFewElements ? 1 : num_threads, [=](int64_t row) {
     const int64_t at = row * width;
