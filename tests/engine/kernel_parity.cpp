@@ -247,8 +247,9 @@ void test_attention(const std::vector<int>& lengths, int num_heads, int num_kv_h
   std::vector<T> stored(kv.size(), number<T>(std::nan("")));
   Exported<T>::store_kv(&step, qkv.data(), stored.data());
   expect_same("store_kv", stored.data(), kv.data(), kv.size());
+  const Rule rule = {INT32_MAX, 0.0f, float(1 / std::sqrt(head_dim))};
   std::vector<T> out(num_tokens * num_heads * head_dim);
-  Exported<T>::paged_attention(&step, qkv.data(), token_size, kv.data(), out.data());
+  Exported<T>::paged_attention(&step, &rule, qkv.data(), token_size, kv.data(), out.data());
 
   for (int token = 0; token < num_tokens; token++)
     for (int head = 0; head < num_heads; head++) {
@@ -284,7 +285,8 @@ void test_attention(const std::vector<int>& lengths, int num_heads, int num_kv_h
   step.positions = last_positions.data();
   step.tiles = last_tiles.data();
   step.num_tokens = step.num_tiles = num_rows;
-  Exported<T>::paged_attention(&step, last_qkv.data(), token_size, kv.data(), last_out.data());
+  Exported<T>::paged_attention(&step, &rule, last_qkv.data(), token_size, kv.data(),
+                               last_out.data());
   for (int row = 0; row < num_rows; row++)
     expect_same("attention of a token alone", &last_out[row * num_heads * head_dim],
                 &out[last_tokens[row] * num_heads * head_dim], num_heads * head_dim);

@@ -244,6 +244,7 @@ def test_norms_and_silu(kernels: Kernels, dtype: torch.dtype, width: int) -> Non
     gate_up = 5 * torch.randn(5, 2 * width, device=DEVICE).to(dtype)
     expected = reference.rms_norm(x.float(), weight.float(), 1e-5)
     torch.testing.assert_close(kernels.rms_norm(x, weight, 1e-5), expected, **close)
+    torch.testing.assert_close(kernels.rms_norm(x, weight.float(), 1e-5), expected, **close)
     sums = reference.add_rms_norm(x.float(), residual.float().clone(), weight.float(), 1e-5)
     added = kernels.add_rms_norm(x.clone(), residual.clone(), weight, 1e-5)
     torch.testing.assert_close(added, sums, **close)
