@@ -21,7 +21,7 @@ from engine.request import ChoiceOutput
 from engine.runner import ModelRunner
 
 NUM_TOKENS = 40
-_MARGIN = 0.01
+_MARGIN = 1e-3
 
 
 def random_ids(seed: int, length: int, vocab_size: int = 199) -> list[int]:

@@ -140,7 +140,7 @@ def test_what_is_in_the_config_matters(saved: Saved) -> None:
     expected = expected_logits(oracle, token_ids)
     spread = expected.std()
     values = json.loads((folder / "config.json").read_bytes())
-    changes: list[dict[str, object]] = []
+    changes: list[dict[str, object]] = [{"rms_norm_eps": 0.1}]
     if any(config.windows):
         changes.append({"sliding_window": 2 * WINDOW})
     if config.attention_soft_cap is not None:
@@ -160,13 +160,12 @@ def test_what_is_in_the_config_matters(saved: Saved) -> None:
 
 
 def test_bfloat16_is_near_float32(saved: Saved) -> None:
-    folder, oracle = saved
+    folder, _ = saved
     token_ids = random_ids(4, 150)
-    theirs = oracle.bfloat16()
-    try:
-        expected = expected_logits(theirs, token_ids).float()
-    finally:
-        oracle.float()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16, attn_implementation="eager"
+    )
+    expected = expected_logits(theirs, token_ids).float()
     [actual] = BareEngine(folder, dtype=torch.bfloat16).run([Chunk(0, token_ids, 0)])
     assert (actual - expected).abs().mean() < 0.05 * expected.std()
 

@@ -128,7 +128,9 @@ def test_gguf_agrees(
     head = {"output.weight": oracle.transformer.wte.weight.detach().numpy()} if has_head else {}
     path = write_gguf_model(tmp_path / "m.gguf", "gpt2", oracle, METADATA, extra_tensors=head)
     check_mixed_steps(BareEngine(path), oracle, [130, 5, 70])
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file="m.gguf", dtype=torch.float32
+    )
     check_whole_prompt(BareEngine(path), theirs, 60)
 
 
