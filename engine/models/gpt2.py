@@ -51,6 +51,7 @@ class GPT2:
         for layer in self.layers:
             yield from layer.weight_groups()
         yield from self.norm.weight_groups()
+        yield from self.vocabulary.head_groups()
 
     def _load_positions(self, weight: Tensor) -> None:
         self.positions = self.kernels.pack_embedding(weight)
