@@ -45,6 +45,12 @@ def test_each_family(tmp_path: Path, family: str, qkv_bias: bool, qk_norm: bool)
         "qkv_bias": qkv_bias,
         "qk_norm": qk_norm,
         "tie_word_embeddings": False,
+        "local_rope_theta": None,
+        "num_positions": 0,
+        "attention_scale": None,
+        "attention_soft_cap": None,
+        "logit_soft_cap": None,
+        "has_post_norms": False,
     }
 
 
