@@ -21,7 +21,8 @@ def _sigmoid(x: tl.tensor) -> tl.tensor:
 @triton.jit
 def _gelu_of(x: tl.tensor) -> tl.tensor:
     """(1 + tanh(u)) / 2 is sigmoid(2u), with u = sqrt(2 / pi) * (x + 0.044715 x^3)."""
-    return x * _sigmoid(2.0 * 0.7978845608 * (x + 0.044715 * x * x * x))
+    near = tl.minimum(tl.maximum(x, -30.0), 30.0)  # where nothing overflows; beyond it is 0 or x
+    return x * _sigmoid(2.0 * 0.7978845608 * (near + 0.044715 * near * near * near))
 
 
 @triton.jit
