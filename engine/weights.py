@@ -48,7 +48,8 @@ def load_weights(
         tensors = [checkpoint.tensor(name) for name in group.shapes]
         assert [data.shape for data in tensors] == list(group.shapes.values()), group.shapes
         if not _load_grouped(group, tensors, quantization):
-            parts = [_to_torch(data, read).to(device, dtype) for data in tensors]
+            to = group.dtype or dtype
+            parts = [_to_torch(data, read).to(device, to) for data in tensors]
             group.load(parts[0] if len(parts) == 1 else torch.cat(parts))
     on_progress("loading weights", 1.0)
 
@@ -88,7 +89,7 @@ def load_random_weights(
         rows = sum(shape[0] for shape in group.shapes.values())
         name, shape = next(iter(group.shapes.items()))
         if name.endswith("norm.weight"):
-            weight = torch.ones(shape, device=device, dtype=dtype)
+            weight = torch.ones(shape, device=device, dtype=group.dtype or dtype)
         else:
             weight = torch.empty((rows, *shape[1:]), device=device, dtype=dtype)
             weight.normal_(std=_DUMMY_STD, generator=generator)

@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from engine.attention import CAUSAL, AttentionRule
-from engine.kernels.triton import activation, attention, norm, plan, rotary
+from engine.kernels.triton import activation, attention, layer_norm, norm, plan, rotary, store
 
 HOPPER = GPUTarget("cuda", 90, 32)
 TYPES = {
@@ -60,7 +60,10 @@ def main() -> None:
     x = torch.zeros(3, 576, dtype=bfloat16)
     norm.rms_norm(x.view(3, 9, 64), x[0, :64], 1e-5)
     norm.add_rms_norm(x, x.clone(), x[0], 1e-5)
+    layer_norm.add_layer_norm(x, x.clone(), x[0], x[0].clone(), 1e-5)
     activation.silu_mul(x)
+    activation.gelu_mul(x)
+    activation.gelu(x)
     prompt_and_token = [(0, 70), (3, 1)]
     for shape, dtype, operand, steps in (
         ((32, 8, 128), bfloat16, tl.bfloat16, ([(100, 1)], [(5, 1)] * 200, prompt_and_token)),
@@ -73,6 +76,7 @@ def main() -> None:
             made = plan.make_plan(step.layout, dtype, num_processors=132)
             norms = with_norms(step).norms if spans is prompt_and_token else None
             q = rotary.rotary_store_kv(step.qkv, step.cos_sin, step.kv, step.layout, norms)
+            store.store_kv(step.qkv, step.kv, step.layout)
             for rule in (CAUSAL, AttentionRule(window=48, soft_cap=50.0, scale=0.1)):
                 attention.paged_attention(q, step.kv, made, rule, operand)
 

@@ -66,6 +66,10 @@ ARCHITECTURES = (
     ),
     Architecture("phi3", ("Phi3ForCausalLM",), is_fused=True, windows="always"),
     Architecture("olmo2", ("Olmo2ForCausalLM",), model="olmo2"),
+    Architecture("gpt2", ("GPT2LMHeadModel",), model="gpt2"),
+    Architecture("gemma", ("GemmaForCausalLM",), model="gemma"),
+    Architecture("gemma2", ("Gemma2ForCausalLM",), model="gemma"),
+    Architecture("gemma3", ("Gemma3ForCausalLM",), model="gemma", rope_theta=1_000_000.0),
 )
 
 

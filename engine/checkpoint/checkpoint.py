@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from engine.checkpoint import gemma, gpt2
+from engine.checkpoint.bpe_files import with_bpe_files
 from engine.checkpoint.fields import Fields, read_json_object
 from engine.checkpoint.fused import split_fused
 from engine.checkpoint.generation_config import (
@@ -30,7 +32,13 @@ from engine.checkpoint.gguf_rope import ROPE_TENSORS
 from engine.checkpoint.huggingface_config import huggingface_config
 from engine.checkpoint.model_config import ModelConfig
 from engine.checkpoint.safetensors_file import INDEX_FILE, SINGLE_FILE, read_safetensors_folder
-from engine.checkpoint.tensor_data import BLOCK_LAYOUTS, TensorData, to_half_rotated, to_wide_rotary
+from engine.checkpoint.tensor_data import (
+    BLOCK_LAYOUTS,
+    TensorData,
+    to_half_rotated,
+    to_transposed,
+    to_wide_rotary,
+)
 from engine.checkpoint.tensor_shapes import LM_HEAD, check_tensors, tensor_shapes
 from engine.checkpoint.tokenizer_data import TokenizerData, gguf_tokenizer, huggingface_tokenizer
 from engine.errors import CheckpointError
@@ -40,6 +48,8 @@ _MAX_CONFIG_BYTES = 1 << 20
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _PICKLE_REFUSED = "weights must be safetensors or GGUF; pickled weights can run code"
+
+Rewrite = Callable[[TensorData], TensorData]
 
 
 class Checkpoint:
@@ -53,11 +63,13 @@ class Checkpoint:
         tensors: Mapping[str, TensorData],
         *,
         is_interleaved: bool = False,
+        rewrites: Mapping[str, Rewrite] | None = None,
         family: str = "",
         generation: GenerationConfig | None = None,
     ) -> None:
-        """`is_interleaved`: queries and keys are stored in interleaved rotary order. `family`: what
-        the file calls the kind of model it is."""
+        """`is_interleaved`: queries and keys are stored in interleaved rotary order. `rewrites`
+        bring other weights that are not stored as the models take them into that form, by name.
+        `family`: what the file calls the kind of model it is."""
         self.path = path
         self.config = config
         self.tokenizer = tokenizer
@@ -65,6 +77,7 @@ class Checkpoint:
         self.generation = generation or GenerationConfig()
         self._tensors = tensors
         self._is_interleaved = is_interleaved
+        self._rewrites = rewrites or {}
 
     @property
     def name(self) -> str:
@@ -106,10 +119,12 @@ class Checkpoint:
         return [name for name in tensor_shapes(self.config) if name in self._tensors]
 
     def tensor(self, name: str) -> TensorData:
-        """One weight, unconverted. CheckpointError when there is none of that name."""
+        """One weight, its numbers unconverted. CheckpointError when there is none of that name."""
         tensor = self._tensors.get(name)
         if tensor is None:
             raise CheckpointError(f"{self.path}: there is no weight {name}")
+        if name in self._rewrites:
+            return self._rewrites[name](tensor)
         num_heads = self._num_rotary_heads(name)
         if num_heads is None:
             return tensor
@@ -150,7 +165,7 @@ def _open_gguf(path: Path) -> Checkpoint:
     config = gguf_config(file.metadata, architecture, file.tensors)
     tokenizer = gguf_tokenizer(file.metadata, config.vocab_size)
     tensors = {
-        huggingface_name(name, is_fused=architecture.is_fused): tensor
+        huggingface_name(name, architecture.gguf_name): tensor
         for name, tensor in file.tensors.items()
         if name not in ROPE_TENSORS  # they have become a part of the config
     }
@@ -172,6 +187,7 @@ def _open_huggingface(folder: Path, require_weights: bool) -> Checkpoint:
     fields = read_json_object(folder / _CONFIG_FILE, _MAX_CONFIG_BYTES)
     config = huggingface_config(fields)
     tokenizer = huggingface_tokenizer(folder, fields, config.vocab_size)
+    tokenizer = with_bpe_files(tokenizer, folder, fields, config.vocab_size)
     generation = huggingface_generation(folder, config.vocab_size)
     family = _family(fields)
     if not (folder / SINGLE_FILE).exists() and not (folder / INDEX_FILE).exists():
@@ -182,9 +198,32 @@ def _open_huggingface(folder: Path, require_weights: bool) -> Checkpoint:
     if LM_HEAD not in tensors and "tie_word_embeddings" not in fields:
         config = replace(config, tie_word_embeddings=True)
     tensors = {name: tensors[name] for name in tensors if not _is_ignored(name, config)}
+    if config.architecture == "gpt2":
+        tensors = gpt2.from_huggingface(tensors, str(folder))
+        check_tensors(config, tensors, str(folder), gpt2.is_transposed)
+        transposed = {name: to_transposed for name in tensors if gpt2.is_transposed(name)}
+        return Checkpoint(
+            folder,
+            config,
+            tokenizer,
+            tensors,
+            rewrites=transposed,
+            family=family,
+            generation=generation,
+        )
     tensors = split_fused(tensors, config, str(folder))
     check_tensors(config, tensors, str(folder))
-    return Checkpoint(folder, config, tokenizer, tensors, family=family, generation=generation)
+    is_gemma = config.architecture == "gemma"
+    norms = {name: gemma.plus_one for name in tensors if is_gemma and gemma.is_norm(name)}
+    return Checkpoint(
+        folder,
+        config,
+        tokenizer,
+        tensors,
+        rewrites=norms,
+        family=family,
+        generation=generation,
+    )
 
 
 def _family(config: Fields) -> str:

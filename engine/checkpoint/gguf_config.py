@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 
 from engine.checkpoint import architecture as limits
+from engine.checkpoint import gemma, gpt2
 from engine.checkpoint.architecture import ARCHITECTURES, Architecture, check_config
 from engine.checkpoint.fields import Fields, quote
 from engine.checkpoint.gguf_rope import gguf_rope_scaling
@@ -45,14 +46,25 @@ _FUSED_NAMES = _LAYER_NAMES | {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.
 _WINDOWED = ("llama", "phi3")
 
 
-def huggingface_name(gguf_name: str, *, is_fused: bool = False) -> str:
+# Names of layers, of their parts, and of what is not in them, by the family's name in GGUF.
+_LLAMA_TABLE = ("model.layers", _LAYER_NAMES, _NAMES)
+_GEMMA_NAMES = _LAYER_NAMES | {"ffn_norm": "pre_feedforward_layernorm"}
+_TABLES = {
+    "phi3": ("model.layers", _FUSED_NAMES, _NAMES),
+    "gpt2": (gpt2.GGUF_LAYER, gpt2.GGUF_LAYER_NAMES, gpt2.GGUF_NAMES),
+    "gemma2": ("model.layers", _GEMMA_NAMES, _NAMES),
+    "gemma3": ("model.layers", _GEMMA_NAMES, _NAMES),
+}
+
+
+def huggingface_name(gguf_name: str, family: str = "llama") -> str:
     """The parameter's name; a name that is not known is returned as it is."""
+    prefix, layer_names, names = _TABLES.get(family, _LLAMA_TABLE)
     if match := _LAYER_TENSOR.fullmatch(gguf_name):
         layer, name, suffix = match.groups()
-        names = _FUSED_NAMES if is_fused else _LAYER_NAMES
-        if name in names:
-            return f"model.layers.{layer}.{names[name]}.{suffix}"
-    return _NAMES.get(gguf_name, gguf_name)
+        if name in layer_names:
+            return f"{prefix}.{layer}.{layer_names[name]}.{suffix}"
+    return names.get(gguf_name, gguf_name)
 
 
 def gguf_architecture(metadata: Fields) -> Architecture:
@@ -75,6 +87,10 @@ def gguf_config(
     prefix = architecture.gguf_name
     if metadata.integer(f"{prefix}.expert_count", 0, low=0) > 0:
         raise CheckpointError(f"{metadata.source}: mixtures of experts are not supported")
+    if architecture.model == "gpt2":
+        return gpt2.gguf_gpt2(metadata, _vocab_size(metadata, prefix), tensors)
+    if architecture.model == "gemma":
+        return gemma.gguf_gemma(metadata, architecture, _vocab_size(metadata, prefix), tensors)
     hidden_size = metadata.integer(f"{prefix}.embedding_length", high=limits.MAX_WIDTH)
     num_heads = metadata.integer(f"{prefix}.attention.head_count", high=limits.MAX_HEADS)
     head_dim = metadata.integer(

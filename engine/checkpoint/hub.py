@@ -39,6 +39,9 @@ _WANTED = [
     "*.tiktoken",
     "chat_template.jinja",
     "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
     "*.safetensors",
     "model.safetensors.index.json",
 ]

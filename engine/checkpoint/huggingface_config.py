@@ -9,6 +9,8 @@ from __future__ import annotations
 from engine.checkpoint import architecture as limits
 from engine.checkpoint.architecture import ARCHITECTURES, Architecture, check_config
 from engine.checkpoint.fields import Fields, quote
+from engine.checkpoint.gemma import huggingface_gemma
+from engine.checkpoint.gpt2 import huggingface_gpt2
 from engine.checkpoint.huggingface_rope import huggingface_rope
 from engine.checkpoint.model_config import ModelConfig, RopeScaling
 from engine.errors import CheckpointError
@@ -26,6 +28,10 @@ def huggingface_config(config: Fields) -> ModelConfig:
         raise config.error(
             "quantization_config", "is set; quantized weights are supported in GGUF only"
         )
+    if architecture.model == "gpt2":
+        return huggingface_gpt2(config)
+    if architecture.model == "gemma":
+        return huggingface_gemma(config, architecture)
     for key in _UNSUPPORTED_FLAGS:
         if config.flag(key, False):
             raise config.error(key, "is true, which is not supported")

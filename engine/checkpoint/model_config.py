@@ -40,8 +40,14 @@ class ModelConfig:
     """A decoder-only transformer. `architecture` names the file in `engine/models/` ("llama").
 
     Only the first `rotary_dim` numbers of a head turn, all where it is None; in the layers of
-    `still_layers` none do. `windows` are the last positions that a token of each layer sees, itself
-    included, None for all; empty, if all layers see everything.
+    `still_layers` none do, and where positions are learned, `num_positions` of them, nothing turns.
+    Layers with a window turn by `local_rope_theta`, unscaled, if it is not None. `windows` are the
+    last positions that a token of each layer sees, itself included, None for all; empty, if all
+    layers see everything.
+
+    `attention_scale` and `attention_soft_cap` are those of an `AttentionRule`; `logit_soft_cap`
+    bends logits in the same way. `rms_norm_eps` is added to what any kind of norm divides by;
+    `has_post_norms`: there are norms after attention and MLP, too.
     """
 
     architecture: str
@@ -62,6 +68,12 @@ class ModelConfig:
     qkv_bias: bool = False
     qk_norm: bool = False
     tie_word_embeddings: bool = False
+    local_rope_theta: float | None = None
+    num_positions: int = 0
+    attention_scale: float | None = None
+    attention_soft_cap: float | None = None
+    logit_soft_cap: float | None = None
+    has_post_norms: bool = False
 
     def as_served(self, max_model_len: int | None) -> ModelConfig:
         """For contexts of this length; None is the model's own. LongRoPE depends on it."""

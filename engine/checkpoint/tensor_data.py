@@ -1,6 +1,6 @@
 """One tensor as it lies in a checkpoint: its dtype, its shape and its raw bytes.
 
-Knows the size of each supported dtype, the row order of rotary projections and how a file is
+Knows the size of each supported dtype, the orders that numbers may be stored in and how a file is
 mapped. Knows neither file format, nor what the numbers mean (see `quantization.py`).
 """
 
@@ -115,6 +115,17 @@ def to_half_rotated(tensor: TensorData, num_heads: int) -> TensorData:
     data = np.ascontiguousarray(rows.swapaxes(1, 2)).reshape(-1)
     data.flags.writeable = False
     return TensorData(tensor.dtype, tensor.shape, data)
+
+
+def to_transposed(tensor: TensorData) -> TensorData:
+    """A matrix of plain numbers with its dimensions exchanged (a copy)."""
+    rows, columns = tensor.shape
+    layout = BLOCK_LAYOUTS[tensor.dtype]
+    assert layout.block_size == 1, "no format stores quantized weights this way"
+    numbers = tensor.data.reshape(rows, columns, layout.block_bytes)
+    data = np.ascontiguousarray(numbers.swapaxes(0, 1)).reshape(-1)
+    data.flags.writeable = False
+    return TensorData(tensor.dtype, (columns, rows), data)
 
 
 def to_wide_rotary(tensor: TensorData, num_heads: int, rotary_dim: int) -> TensorData:

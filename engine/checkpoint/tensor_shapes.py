@@ -5,9 +5,10 @@ Names are Hugging Face's parameter names, which are Octavo's own. Knows no file 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from engine.checkpoint.fields import quote
+from engine.checkpoint.gpt2 import gpt2_shapes
 from engine.checkpoint.model_config import ModelConfig
 from engine.checkpoint.tensor_data import TensorData
 from engine.errors import CheckpointError
@@ -18,6 +19,8 @@ LM_HEAD = "lm_head.weight"
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every weight, in the order of the forward pass. A tied head has none."""
+    if config.architecture == "gpt2":
+        return gpt2_shapes(config)
     of_layer = _LAYERS.get(config.architecture, _llama_layer)
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, config.hidden_size)}
     for layer in range(config.num_layers):
@@ -50,6 +53,12 @@ def _olmo2_layer(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
+def _gemma_layer(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    names = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
+    norms = names if config.has_post_norms else ()
+    return {**_llama_layer(config), **{f"{name}.weight": (config.hidden_size,) for name in norms}}
+
+
 def _attention(
     config: ModelConfig, norms: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
@@ -75,16 +84,23 @@ def _gated_mlp(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 # The weights of one layer, by the file in `engine/models/`.
-_LAYERS = {"llama": _llama_layer, "olmo2": _olmo2_layer}
+_LAYERS = {"llama": _llama_layer, "olmo2": _olmo2_layer, "gemma": _gemma_layer}
 
 
-def check_tensors(config: ModelConfig, tensors: Mapping[str, TensorData], source: str) -> None:
+def check_tensors(
+    config: ModelConfig,
+    tensors: Mapping[str, TensorData],
+    source: str,
+    is_transposed: Callable[[str], bool] = lambda name: False,
+) -> None:
     """CheckpointError naming the first weight that is missing, misshapen or not understood.
 
     An unexpected weight is refused too: it belongs to a structure that would be left out silently.
+    `is_transposed` says whose dimensions are the other way round in this file.
     """
     shapes = tensor_shapes(config)
-    for name, shape in shapes.items():
+    for name, own_shape in shapes.items():
+        shape = own_shape[::-1] if is_transposed(name) else own_shape
         if name not in tensors:
             raise CheckpointError(f"{source}: the weight {name} is missing")
         if tensors[name].shape != shape:

@@ -102,18 +102,36 @@ class Kernels(Protocol):
         """The layers as one operation with the same results, where there is a faster one."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """x / rms(x) * weight over the last dimension (Zhang and Sennrich, 2019)."""
+        """x / rms(x) * weight over the last dimension (Zhang and Sennrich, 2019).
+
+        `weight` has x's number format or, where that would round it, float32.
+        """
 
     def add_rms_norm(
         self, x: Tensor, residual: Tensor, weight: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
         """(rms_norm(x + residual), x + residual); both inputs may be overwritten."""
 
+    def add_layer_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """(layer_norm(x + residual), x + residual); both inputs may be overwritten.
+
+        The norm is (x - mean) / sqrt(variance + eps) * weight + bias (Ba et al., 2016).
+        """
+
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """silu(gate) * up, from [num_tokens, 2 * width] to [num_tokens, width].
 
         The next call may overwrite the result.
         """
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2 of [num_tokens, width]: GELU by its
+        approximation (Hendrycks and Gimpel, 2016). The next call may overwrite the result."""
+
+    def gelu_mul(self, gate_up: Tensor) -> Tensor:
+        """gelu(gate) * up, otherwise as `silu_mul`."""
 
     def plan(self, layout: StepLayout) -> AttentionPlan:
         """Prepare, once per step, what every layer's attention needs."""
@@ -133,6 +151,9 @@ class Kernels(Protocol):
         [num_tokens, 2, head_dim] holds for each token (cos, cos) and (-sin, sin), so that the
         rotation is x * cos_sin[0] + swap_halves(x) * cos_sin[1].
         """
+
+    def store_kv(self, qkv: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
+        """`rotary_store_kv` where nothing is rotated: positions come in elsewhere, if at all."""
 
     def paged_attention(
         self, q: Tensor, kv: Tensor, plan: AttentionPlan, rule: AttentionRule = CAUSAL

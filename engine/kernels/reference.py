@@ -6,6 +6,7 @@ however its prompt was cut into chunks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -56,13 +57,21 @@ class ReferenceKernels:
         return None
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        if weight.dtype != x.dtype:
+            return F.rms_norm(x.float(), (x.shape[-1],), weight, eps).to(x.dtype)
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
 
     def add_rms_norm(
         self, x: Tensor, residual: Tensor, weight: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
         residual = residual.add_(x)
-        return F.rms_norm(residual, (residual.shape[-1],), weight, eps), residual
+        return self.rms_norm(residual, weight, eps), residual
+
+    def add_layer_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        residual = residual.add_(x)
+        return F.layer_norm(residual, (residual.shape[-1],), weight, bias, eps), residual
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
@@ -70,6 +79,18 @@ class ReferenceKernels:
             # F.silu rounds otherwise at the end of a thread's share than inside of it.
             return torch.div(gate, torch.exp(-gate).add_(1)).mul_(up)
         return F.silu(gate).mul_(up)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        if self.dtype == torch.float32:
+            # (1 + tanh(u)) / 2 is 1 / (1 + exp(-2u)). F.gelu rounds as F.silu does, see above.
+            cube = x * x * x
+            doubled = cube.mul_(0.044715).add_(x).mul_(2 * math.sqrt(2 / math.pi))
+            return torch.div(x, torch.exp(doubled.neg_()).add_(1))
+        return F.gelu(x, approximate="tanh")
+
+    def gelu_mul(self, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        return self.gelu(gate).mul_(up)
 
     def plan(self, layout: StepLayout) -> AttentionPlan:
         return paged.make_plan(layout, self.dtype)
@@ -82,7 +103,6 @@ class ReferenceKernels:
         plan: AttentionPlan,
         norms: HeadNorms | None = None,
     ) -> Tensor:
-        assert isinstance(plan, paged.PagedPlan)
         num_kv_heads, head_dim = kv.shape[2], kv.shape[4]
         num_heads = qkv.shape[1] - 2 * num_kv_heads
         norm_heads(qkv, num_kv_heads, norms, self.rms_norm)
@@ -90,6 +110,12 @@ class ReferenceKernels:
         x = rotated.float()  # in float32 this is `rotated` itself, changed in place
         swapped = x.roll(head_dim // 2, dims=-1)
         rotated.copy_(x.mul_(cos_sin[:, :1]).add_(swapped.mul_(cos_sin[:, 1:])))
+        return self.store_kv(qkv, kv, plan)
+
+    def store_kv(self, qkv: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
+        assert isinstance(plan, paged.PagedPlan)
+        num_kv_heads, head_dim = kv.shape[2], kv.shape[4]
+        num_heads = qkv.shape[1] - 2 * num_kv_heads
         stored = qkv[:, num_heads:].reshape(-1, head_dim)
         kv.view(-1, head_dim).index_copy_(0, plan.store_rows, stored)
         return qkv[:, :num_heads]

@@ -20,7 +20,12 @@ from engine.kernels.base import Kernels
 from engine.kv_cache import KVCache
 from engine.models.layers import WeightGroup
 
-_MODELS = {"llama": "engine.models.llama:Llama", "olmo2": "engine.models.olmo2:Olmo2"}
+_MODELS = {
+    "llama": "engine.models.llama:Llama",
+    "olmo2": "engine.models.olmo2:Olmo2",
+    "gpt2": "engine.models.gpt2:GPT2",
+    "gemma": "engine.models.gemma:Gemma",
+}
 
 
 class Model(Protocol):

@@ -21,25 +21,37 @@ class WeightGroup:
 
     `shapes` maps their names to their shapes, in order; `load` takes the joined tensor over. Where
     `load_grouped` is there, it is called instead with weights that are to stay quantized; they are
-    not rounded to fewer than `min_bits`.
+    not rounded to fewer than `min_bits`. `dtype` is the tensor's if it is not the model's.
     """
 
     shapes: dict[str, tuple[int, ...]]
     load: Callable[[Tensor], None]
     load_grouped: Callable[[GroupedWeight], None] | None = None
     min_bits: int = 4
+    dtype: torch.dtype | None = None
 
 
 class RMSNorm:
-    """A norm over vectors of `size`, its weight called `name` in a checkpoint."""
+    """A norm over vectors of `size`, its weight called `name` in a checkpoint.
+
+    `dtype` is that of the weight where the model's would round it.
+    """
 
     weight: Tensor
 
-    def __init__(self, kernels: Kernels, name: str, size: int, eps: float) -> None:
+    def __init__(
+        self,
+        kernels: Kernels,
+        name: str,
+        size: int,
+        eps: float,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         self.kernels = kernels
         self.name = name
         self.size = size
         self.eps = eps
+        self.dtype = dtype
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.kernels.rms_norm(x, self.weight, self.eps)
@@ -49,7 +61,7 @@ class RMSNorm:
         return self.kernels.add_rms_norm(x, residual, self.weight, self.eps)
 
     def weight_groups(self) -> Iterator[WeightGroup]:
-        yield WeightGroup({f"{self.name}.weight": (self.size,)}, self._load)
+        yield WeightGroup({f"{self.name}.weight": (self.size,)}, self._load, dtype=self.dtype)
 
     def _load(self, weight: Tensor) -> None:
         self.weight = weight
@@ -100,15 +112,19 @@ class Projection:
 
 
 class Vocabulary:
-    """The table of embeddings, and the head that gives logits: the same weight, where it is tied.
+    """The table of embeddings, called `name` in a checkpoint, and the head that gives logits: the
+    same weight, where it is tied.
 
     Rounding it to 4 bits costs more quality than all other matrices together: it keeps 8.
     """
 
     embed: Embedding
 
-    def __init__(self, config: ModelConfig, kernels: Kernels) -> None:
+    def __init__(
+        self, config: ModelConfig, kernels: Kernels, name: str = "model.embed_tokens"
+    ) -> None:
         self.kernels = kernels
+        self.name = name
         self.shape = (config.vocab_size, config.hidden_size)
         self.is_tied = config.tie_word_embeddings
         self.head = Projection(
@@ -124,7 +140,7 @@ class Vocabulary:
 
     def embedding_groups(self) -> Iterator[WeightGroup]:
         grouped = self._load_embedding if self.kernels.takes_grouped(self.shape[1]) else None
-        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": self.shape}
+        shapes: dict[str, tuple[int, ...]] = {f"{self.name}.weight": self.shape}
         yield WeightGroup(shapes, self._load_embedding, grouped, _VOCABULARY_BITS)
 
     def head_groups(self) -> Iterator[WeightGroup]:

@@ -125,18 +125,25 @@ class Attention:
     """Grouped-query attention over the pages of the KV cache."""
 
     def __init__(
-        self, config: ModelConfig, kernels: Kernels, name: str, window: int | None
+        self,
+        config: ModelConfig,
+        kernels: Kernels,
+        name: str,
+        window: int | None,
+        norm_dtype: torch.dtype | None = None,
     ) -> None:
+        """`norm_dtype` is that of the norms' weights, see `RMSNorm`."""
         self.config = config
         self.kernels = kernels
-        self.rule = AttentionRule(window)
+        self.rule = AttentionRule(window, config.attention_soft_cap, config.attention_scale)
         q_size = config.num_heads * config.head_dim
         kv_size = config.num_kv_heads * config.head_dim
         qkv = {f"{name}.q_proj": q_size, f"{name}.k_proj": kv_size, f"{name}.v_proj": kv_size}
         self.qkv = Projection(kernels, qkv, config.hidden_size, bias=config.qkv_bias)
         self.output = Projection(kernels, {f"{name}.o_proj": config.hidden_size}, q_size)
-        self.q_norm = RMSNorm(kernels, f"{name}.q_norm", config.head_dim, config.rms_norm_eps)
-        self.k_norm = RMSNorm(kernels, f"{name}.k_norm", config.head_dim, config.rms_norm_eps)
+        of_head = (config.head_dim, config.rms_norm_eps, norm_dtype)
+        self.q_norm = RMSNorm(kernels, f"{name}.q_norm", *of_head)
+        self.k_norm = RMSNorm(kernels, f"{name}.k_norm", *of_head)
 
     def __call__(self, x: Tensor, cos_sin: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
         num_tokens, head_dim = x.shape[0], self.config.head_dim

@@ -1,4 +1,4 @@
-"""Byte-level BPE vocabularies as GGUF stores them, on `tiktoken`.
+"""Byte-level BPE vocabularies as GGUF stores them, and GPT-2's own files, on `tiktoken`.
 
 Token strings are written in GPT-2's alphabet: one printable character for each byte value.
 """

@@ -79,7 +79,11 @@ struct Exported;
   struct Exported<T> {                                                \
     static constexpr auto norm = norm_##suffix;                       \
     static constexpr auto silu_mul = silu_mul_##suffix;               \
+    static constexpr auto gelu_mul = gelu_mul_##suffix;               \
+    static constexpr auto gelu = gelu_##suffix;                       \
+    static constexpr auto add_layer_norm = add_layer_norm_##suffix;   \
     static constexpr auto rotary_store_kv = rotary_store_kv_##suffix; \
+    static constexpr auto store_kv = store_kv_##suffix;               \
     static constexpr auto paged_attention = paged_attention_##suffix; \
     static constexpr auto multiply = multiply_##suffix;               \
   };
@@ -124,6 +128,51 @@ void test_silu_mul(int num_rows, int width) {
       const double wanted = gate / (1 + std::exp(-gate)) * up;
       expect("silu_mul", value_of(out[row * width + i]), wanted, tolerance<T>(wanted));
     }
+}
+
+double gelu_of(double x) {
+  return x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))) / 2;
+}
+
+template <class T>
+void test_gelu(int num_rows, int width) {
+  const std::vector<T> gate_up = normals<T>(num_rows * 2 * width);
+  std::vector<T> activated(gate_up.size()), gated(num_rows * width);
+  Exported<T>::gelu(gate_up.data(), activated.data(), num_rows, 2 * width, kThreads);
+  Exported<T>::gelu_mul(gate_up.data(), gated.data(), num_rows, width, kThreads);
+  for (size_t i = 0; i < gate_up.size(); i++) {
+    const double wanted = gelu_of(value_of(gate_up[i]));
+    expect("gelu", value_of(activated[i]), wanted, tolerance<T>(wanted));
+    if (i % (2 * width) >= size_t(width)) continue;
+    const double product = wanted * value_of(gate_up[i + width]);
+    const size_t at = i / (2 * width) * width + i % (2 * width);
+    expect("gelu_mul", value_of(gated[at]), product, tolerance<T>(product));
+  }
+}
+
+template <class T>
+void test_add_layer_norm(int num_rows, int width) {
+  std::vector<T> x = normals<T>(num_rows * width), residual = normals<T>(num_rows * width);
+  const std::vector<T> weight = normals<T>(width), bias = normals<T>(width);
+  for (T& number_of_x : x) number_of_x = number<T>(value_of(number_of_x) + 2);  // a mean
+  std::vector<double> inputs;
+  for (size_t i = 0; i < x.size(); i++)
+    inputs.push_back(value_of(number<T>(float(value_of(x[i])) + float(value_of(residual[i])))));
+  Exported<T>::add_layer_norm(x.data(), residual.data(), weight.data(), bias.data(), num_rows,
+                              width, 1e-5f, kThreads);
+  for (int row = 0; row < num_rows; row++) {
+    const double* numbers = &inputs[row * width];
+    double mean = 0, squares = 0;
+    for (int i = 0; i < width; i++) mean += numbers[i] / width;
+    for (int i = 0; i < width; i++) squares += (numbers[i] - mean) * (numbers[i] - mean);
+    for (int i = 0; i < width; i++) {
+      const int at = row * width + i;
+      const double wanted = (numbers[i] - mean) / std::sqrt(squares / width + 1e-5) *
+                                value_of(weight[i]) + value_of(bias[i]);
+      expect("layer norm", value_of(x[at]), wanted, tolerance<T>(wanted));
+      expect("residual", value_of(residual[at]), numbers[i], 0);
+    }
+  }
 }
 
 // Sequences of `lengths` tokens, all in one step: rotated, stored, attended to. Then the last token
@@ -194,8 +243,13 @@ void test_attention(const std::vector<int>& lengths, int num_heads, int num_kv_h
       const int at = token * token_size + i;
       expect("rotary", value_of(qkv[at]), numbers[at], tolerance<T>(numbers[at]));
     }
+  // Now that they are rotated, storing them again changes nothing.
+  std::vector<T> stored(kv.size(), number<T>(std::nan("")));
+  Exported<T>::store_kv(&step, qkv.data(), stored.data());
+  expect_same("store_kv", stored.data(), kv.data(), kv.size());
+  const Rule rule = {INT32_MAX, 0.0f, float(1 / std::sqrt(head_dim))};
   std::vector<T> out(num_tokens * num_heads * head_dim);
-  Exported<T>::paged_attention(&step, qkv.data(), token_size, kv.data(), out.data());
+  Exported<T>::paged_attention(&step, &rule, qkv.data(), token_size, kv.data(), out.data());
 
   for (int token = 0; token < num_tokens; token++)
     for (int head = 0; head < num_heads; head++) {
@@ -231,7 +285,8 @@ void test_attention(const std::vector<int>& lengths, int num_heads, int num_kv_h
   step.positions = last_positions.data();
   step.tiles = last_tiles.data();
   step.num_tokens = step.num_tiles = num_rows;
-  Exported<T>::paged_attention(&step, last_qkv.data(), token_size, kv.data(), last_out.data());
+  Exported<T>::paged_attention(&step, &rule, last_qkv.data(), token_size, kv.data(),
+                               last_out.data());
   for (int row = 0; row < num_rows; row++)
     expect_same("attention of a token alone", &last_out[row * num_heads * head_dim],
                 &out[last_tokens[row] * num_heads * head_dim], num_heads * head_dim);
@@ -296,6 +351,10 @@ void test_all() {
     test_norm<T>(5, width, true);
     test_silu_mul<T>(1, width);
     test_silu_mul<T>(70, width);
+    for (int num_rows : {1, 70}) {
+      test_gelu<T>(num_rows, width);
+      test_add_layer_norm<T>(num_rows, width);
+    }
   }
   test_attention<T>({1, 20, 300}, 9, 3, 64);
   test_attention<T>({17, 5, 33, 2}, 2, 2, 24);

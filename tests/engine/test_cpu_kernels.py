@@ -189,6 +189,54 @@ def test_norms_and_silu_are_the_reference_s(
         assert torch.equal(torch.stack(alone)[:, 0], torch.stack(added)[:, row])
 
 
+def test_norms_with_a_float32_weight(kernels: Kernels, dtype: torch.dtype) -> None:
+    """It is not rounded to the number format of x: the result is the wide one's, rounded once."""
+    torch.manual_seed(1)
+    x, residual, weight = torch.randn(9, 96).to(dtype), torch.randn(9, 96).to(dtype), torch.rand(96)
+    for own in (kernels, select(CPU, dtype, "reference")):
+        added, summed = own.add_rms_norm(x.clone(), residual.clone(), weight, 1e-5)
+        for found, numbers in ((own.rms_norm(x, weight, 1e-5), x), (added, summed)):
+            wide = select(CPU, torch.float32, "reference").rms_norm(numbers.float(), weight, 1e-5)
+            assert found.dtype == dtype
+            rounding = torch.finfo(dtype).eps / 2 + 1e-6
+            torch.testing.assert_close(found.float(), wide, rtol=rounding, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [576, 1536, 40, 33])
+@pytest.mark.parametrize("num_rows", [1, 5, 300])
+def test_layer_norm_and_gelu_are_the_reference_s(
+    kernels: Kernels, dtype: torch.dtype, width: int, num_rows: int, num_threads: int
+) -> None:
+    torch.manual_seed(width)
+    reference = select(CPU, dtype, "reference")
+    x, residual = torch.randn(2, num_rows, width).add_(1).to(dtype)
+    weight, bias = torch.randn(2, width).to(dtype)
+    gate_up = 3 * torch.randn(num_rows, 2 * width).to(dtype)
+    kernels.plan(ragged_layout([(0, 1)], 1, 1, 8, 16)[0])  # takes over the number of threads
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    close = {"rtol": tolerance, "atol": tolerance}
+    added = kernels.add_layer_norm(x.clone(), residual.clone(), weight, bias, 1e-5)
+    expected = reference.add_layer_norm(x.clone(), residual.clone(), weight, bias, 1e-5)
+    torch.testing.assert_close(added, expected, **close)
+    activated = kernels.gelu(gate_up).clone()
+    torch.testing.assert_close(activated, reference.gelu(gate_up), **close)
+    gated = kernels.gelu_mul(gate_up).clone()
+    wide = select(CPU, torch.float32, "reference").gelu_mul(gate_up.float())
+    torch.testing.assert_close(gated.float(), wide, **close)
+    for row in range(0, num_rows, 37):
+        one = slice(row, row + 1)
+        assert torch.equal(kernels.gelu(gate_up[one]), activated[one])
+        assert torch.equal(kernels.gelu_mul(gate_up[one]), gated[one])
+        alone = kernels.add_layer_norm(x[one].clone(), residual[one].clone(), weight, bias, 1e-5)
+        assert torch.equal(torch.stack(alone)[:, 0], torch.stack(added)[:, row])
+
+
+def test_extremes_of_gelu(kernels: Kernels, dtype: torch.dtype) -> None:
+    x = torch.tensor([[0.0, -0.0, 200.0, -200.0, torch.inf, torch.nan, 1e30]], dtype=dtype)
+    expected = torch.tensor([[0.0, 0.0, 200.0, 0.0, torch.inf, torch.nan, 1e30]], dtype=dtype)
+    torch.testing.assert_close(kernels.gelu(x), expected, rtol=0, atol=1e-30, equal_nan=True)
+
+
 def test_extremes_stay_what_they_are(kernels: Kernels, dtype: torch.dtype) -> None:
     gate = torch.tensor([0.0, -0.0, 200.0, -200.0, torch.inf, torch.nan, 1e30], dtype=dtype)
     gated = kernels.silu_mul(torch.cat((gate, torch.ones_like(gate)))[None])[0]

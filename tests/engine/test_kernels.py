@@ -193,6 +193,22 @@ def test_heads_are_normed_before_they_are_rotated(kernels: Kernels) -> None:
         torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["reference", "auto"])
+def test_store_kv_is_rotary_store_kv_at_angle_0(name: str, dtype: torch.dtype) -> None:
+    kernels = select(CPU, dtype, name)
+    step = make_step([(5, 1), (0, 40), (30, 3)], (4, 2, 24), dtype)
+    step.cos_sin[:, 0], step.cos_sin[:, 1] = 1.0, 0.0
+    plan = kernels.plan(step.layout)
+    expected_kv, kv = lay_out(step.kv, kernels), lay_out(step.kv, kernels)
+    expected = kernels.rotary_store_kv(step.qkv.clone(), step.cos_sin, expected_kv, plan)
+    qkv = step.qkv.clone()
+    q = kernels.store_kv(qkv, kv, plan)
+    assert torch.equal(q, expected) and torch.equal(qkv, step.qkv)
+    assert torch.equal(kv.nan_to_num(nan=7.0), expected_kv.nan_to_num(nan=7.0))
+    assert not torch.equal(kv.nan_to_num(nan=7.0), lay_out(step.kv, kernels).nan_to_num(nan=7.0))
+
+
 def test_norms_and_silu(kernels: Kernels) -> None:
     x, residual, weight = torch.randn(5, 48), torch.randn(5, 48), torch.randn(48)
     total = x + residual
@@ -204,6 +220,23 @@ def test_norms_and_silu(kernels: Kernels) -> None:
     gate_up = torch.randn(5, 66)
     gate, up = gate_up[:, :33], gate_up[:, 33:]
     torch.testing.assert_close(kernels.silu_mul(gate_up.clone()), gate * gate.sigmoid() * up)
+
+
+def test_layer_norm_and_gelu(kernels: Kernels) -> None:
+    x, residual, weight, bias = (torch.randn(size) for size in ((5, 45), (5, 45), (45,), (45,)))
+    residual += 3  # a mean to subtract
+    total = x + residual
+    centred = total - total.mean(-1, keepdim=True)
+    expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight + bias
+    normed, new_residual = kernels.add_layer_norm(x.clone(), residual.clone(), weight, bias, 1e-5)
+    torch.testing.assert_close(normed, expected)
+    torch.testing.assert_close(new_residual, total)
+    gate_up = 3 * torch.randn(5, 66)
+    cubic = math.sqrt(2 / math.pi) * (gate_up + 0.044715 * gate_up**3)
+    expected = gate_up * (1 + cubic.tanh()) / 2
+    torch.testing.assert_close(kernels.gelu(gate_up.clone()), expected, rtol=1e-5, atol=1e-6)
+    gated = kernels.gelu_mul(gate_up.clone())
+    torch.testing.assert_close(gated, expected[:, :33] * gate_up[:, 33:], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

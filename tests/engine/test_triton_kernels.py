@@ -237,6 +237,21 @@ def test_padding_reads_and_writes_nothing(
     assert torch.equal(kv.nan_to_num(nan=0.0), expected_kv.nan_to_num(nan=0.0))
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_store_kv_is_rotary_store_kv_at_angle_0(
+    kernels: Kernels, dtype: torch.dtype, shape: tuple[int, int, int, int]
+) -> None:
+    step = make_step([(40, 1), (0, 18), (5, 1)], shape[:3], dtype, shape[3]).to(DEVICE)
+    step.cos_sin[:, 0], step.cos_sin[:, 1] = 1.0, 0.0
+    step.layout.positions[-1] = -1  # padding
+    plan = kernels.plan(step.layout)
+    expected_kv, kv = step.kv.clone(), step.kv.clone()
+    expected = kernels.rotary_store_kv(step.qkv.clone(), step.cos_sin, expected_kv, plan)
+    assert torch.equal(kernels.store_kv(step.qkv, kv, plan), expected)
+    assert torch.equal(kv.nan_to_num(nan=7.0), expected_kv.nan_to_num(nan=7.0))
+    assert not torch.equal(kv.nan_to_num(nan=7.0), step.kv.nan_to_num(nan=7.0))
+
+
 def test_extremes_stay_with_their_rows(kernels: Kernels, dtype: torch.dtype) -> None:
     step = make_step([(3, 2), (40, 1), (0, 30)], (2, 1, 64), dtype).to(DEVICE)
     step.qkv[2, 0, 5] = torch.nan
@@ -260,6 +275,7 @@ def test_norms_and_silu(kernels: Kernels, dtype: torch.dtype, width: int) -> Non
     gate_up = 5 * torch.randn(5, 2 * width, device=DEVICE).to(dtype)
     expected = reference.rms_norm(x.float(), weight.float(), 1e-5)
     torch.testing.assert_close(kernels.rms_norm(x, weight, 1e-5), expected, **close)
+    torch.testing.assert_close(kernels.rms_norm(x, weight.float(), 1e-5), expected, **close)
     sums = reference.add_rms_norm(x.float(), residual.float().clone(), weight.float(), 1e-5)
     added = kernels.add_rms_norm(x.clone(), residual.clone(), weight, 1e-5)
     torch.testing.assert_close(added, sums, **close)
@@ -269,6 +285,29 @@ def test_norms_and_silu(kernels: Kernels, dtype: torch.dtype, width: int) -> Non
     heads = torch.randn(37, 7, width, device=DEVICE).to(dtype)[:, 2:6]
     expected = reference.rms_norm(heads.float(), weight.float(), 1e-5)
     torch.testing.assert_close(kernels.rms_norm(heads, weight, 1e-5), expected, **close)
+
+
+@pytest.mark.parametrize("width", [576, 33, 2500])
+def test_layer_norm_and_gelu(kernels: Kernels, dtype: torch.dtype, width: int) -> None:
+    torch.manual_seed(width)
+    reference = select(DEVICE, torch.float32, "reference")
+    tolerance = TOLERANCES[dtype]
+    close = {"rtol": tolerance, "atol": tolerance, "check_dtype": False}
+    x, residual = torch.randn(2, 5, width, device=DEVICE).add_(1).to(dtype)
+    weight, bias = torch.randn(2, width, device=DEVICE).to(dtype)
+    sums = reference.add_layer_norm(
+        x.float(), residual.float().clone(), weight.float(), bias.float(), 1e-5
+    )
+    added = kernels.add_layer_norm(x.clone(), residual.clone(), weight, bias, 1e-5)
+    torch.testing.assert_close(added, sums, **close)
+    gate_up = 3 * torch.randn(5, 2 * width, device=DEVICE).to(dtype)
+    torch.testing.assert_close(kernels.gelu(gate_up), reference.gelu(gate_up.float()), **close)
+    gated = reference.gelu_mul(gate_up.float())
+    torch.testing.assert_close(kernels.gelu_mul(gate_up), gated, **close)
+    extremes = torch.tensor([[0.0, -0.0, 200.0, -200.0, torch.inf, torch.nan, 1e30]], dtype=dtype)
+    expected = torch.tensor([[0.0, 0.0, 200.0, 0.0, torch.inf, torch.nan, 1e30]], dtype=dtype)
+    found = kernels.gelu(extremes.to(DEVICE)).cpu()
+    torch.testing.assert_close(found, expected, rtol=2**-7, atol=1e-30, equal_nan=True)
 
 
 def test_silu_of_extremes(kernels: Kernels, dtype: torch.dtype) -> None:

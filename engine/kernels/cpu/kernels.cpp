@@ -20,13 +20,34 @@
                                 int32_t num_threads) {                                           \
     norm(x, residual, weight, out, num_rows, width, eps, num_threads);                           \
   }                                                                                              \
+  extern "C" void norm_by_float32_##suffix(const T* x, T* residual, const float* weight, T* out, \
+                                           int64_t num_rows, int32_t width, float eps,           \
+                                           int32_t num_threads) {                                \
+    norm(x, residual, weight, out, num_rows, width, eps, num_threads);                           \
+  }                                                                                              \
   extern "C" void silu_mul_##suffix(const T* gate_up, T* out, int64_t num_rows, int32_t width,   \
                                     int32_t num_threads) {                                       \
     silu_mul(gate_up, out, num_rows, width, num_threads);                                        \
   }                                                                                              \
+  extern "C" void gelu_mul_##suffix(const T* gate_up, T* out, int64_t num_rows, int32_t width,   \
+                                    int32_t num_threads) {                                       \
+    gelu_mul(gate_up, out, num_rows, width, num_threads);                                        \
+  }                                                                                              \
+  extern "C" void gelu_##suffix(const T* x, T* out, int64_t num_rows, int32_t width,             \
+                                int32_t num_threads) {                                           \
+    gelu(x, out, num_rows, width, num_threads);                                                  \
+  }                                                                                              \
+  extern "C" void add_layer_norm_##suffix(T* x, T* residual, const T* weight, const T* bias,     \
+                                          int64_t num_rows, int32_t width, float eps,            \
+                                          int32_t num_threads) {                                 \
+    add_layer_norm(x, residual, weight, bias, num_rows, width, eps, num_threads);                \
+  }                                                                                              \
   extern "C" void rotary_store_kv_##suffix(const Step* step, T* qkv, const float* cos_sin,       \
                                            T* kv) {                                              \
     rotary_store_kv(*step, qkv, cos_sin, kv);                                                    \
+  }                                                                                              \
+  extern "C" void store_kv_##suffix(const Step* step, const T* qkv, T* kv) {                     \
+    store_kv(*step, qkv, kv);                                                                    \
   }                                                                                              \
   extern "C" void paged_attention_##suffix(const Step* step, const Rule* rule, const T* q,       \
                                            int64_t q_stride, T* kv, T* out) {                    \

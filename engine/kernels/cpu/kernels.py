@@ -69,7 +69,7 @@ class CpuKernels:
         self.products = QuantizedProducts(library)
         self._packed: set[str] = set()
         self._num_threads = torch.get_num_threads()
-        self._gated = torch.empty(0, dtype=dtype)
+        self._activated = torch.empty(0, dtype=dtype)
         library.instruction_set.restype = c_char_p
         self._instruction_set = library.instruction_set().decode()
 
@@ -80,12 +80,22 @@ class CpuKernels:
             return found
 
         address = c_void_p
-        self._norm = function(
-            "norm", address, address, address, address, c_int64, c_int32, c_float, c_int32
+        norm = (address, address, address, address, c_int64, c_int32, c_float, c_int32)
+        # By the number format of the weight.
+        self._norms = {
+            dtype: function("norm", *norm),
+            torch.float32: function("norm_by_float32", *norm),
+        }
+        self._add_layer_norm = function(
+            "add_layer_norm", *([address] * 4), c_int64, c_int32, c_float, c_int32
         )
-        self._silu_mul = function("silu_mul", address, address, c_int64, c_int32, c_int32)
+        activation = (address, address, c_int64, c_int32, c_int32)
+        self._silu_mul = function("silu_mul", *activation)
+        self._gelu_mul = function("gelu_mul", *activation)
+        self._gelu = function("gelu", *activation)
         step = POINTER(_Step)
         self._rotary_store_kv = function("rotary_store_kv", step, address, address, address)
+        self._store_kv = function("store_kv", step, address, address)
         self._attention = function(
             "paged_attention", step, POINTER(Rule), address, c_int64, address, address
         )
@@ -129,7 +139,7 @@ class CpuKernels:
         x = x.contiguous()
         out = torch.empty_like(x)
         width = weight.shape[0]
-        self._norm(
+        self._norms[weight.dtype](
             x.data_ptr(),
             None,
             weight.data_ptr(),
@@ -147,7 +157,7 @@ class CpuKernels:
         assert x.is_contiguous() and residual.is_contiguous()
         num_rows, width = x.shape
         norm = x.data_ptr()
-        self._norm(
+        self._norms[weight.dtype](
             norm,
             residual.data_ptr(),
             weight.data_ptr(),
@@ -159,14 +169,40 @@ class CpuKernels:
         )
         return x, residual
 
+    def add_layer_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        assert x.is_contiguous() and residual.is_contiguous()
+        num_rows, width = x.shape
+        self._add_layer_norm(
+            x.data_ptr(),
+            residual.data_ptr(),
+            weight.data_ptr(),
+            bias.data_ptr(),
+            num_rows,
+            width,
+            eps,
+            self._num_threads,
+        )
+        return x, residual
+
     def silu_mul(self, gate_up: Tensor) -> Tensor:
-        assert gate_up.is_contiguous()
-        num_rows, double_width = gate_up.shape
-        width = double_width // 2
-        if self._gated.shape != (num_rows, width):
-            self._gated = gate_up.new_empty((num_rows, width))
-        out = self._gated
-        self._silu_mul(gate_up.data_ptr(), out.data_ptr(), num_rows, width, self._num_threads)
+        return self._activate(self._silu_mul, gate_up, gate_up.shape[1] // 2)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return self._activate(self._gelu, x, x.shape[1])
+
+    def gelu_mul(self, gate_up: Tensor) -> Tensor:
+        return self._activate(self._gelu_mul, gate_up, gate_up.shape[1] // 2)
+
+    def _activate(self, function: Any, x: Tensor, width: int) -> Tensor:
+        """[num_tokens, ...] to [num_tokens, width], in a buffer of which there is one."""
+        assert x.is_contiguous()
+        num_rows = x.shape[0]
+        if self._activated.shape != (num_rows, width):
+            self._activated = x.new_empty((num_rows, width))
+        out = self._activated
+        function(x.data_ptr(), out.data_ptr(), num_rows, width, self._num_threads)
         return out
 
     def plan(self, layout: StepLayout) -> CpuPlan:
@@ -219,6 +255,11 @@ class CpuKernels:
         assert isinstance(plan, CpuPlan) and qkv.is_contiguous() and cos_sin.is_contiguous()
         norm_heads(qkv, plan.layout.num_kv_heads, norms, self.rms_norm)
         self._rotary_store_kv(plan.step, qkv.data_ptr(), cos_sin.data_ptr(), kv.data_ptr())
+        return qkv[:, : plan.layout.num_heads]
+
+    def store_kv(self, qkv: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
+        assert isinstance(plan, CpuPlan) and qkv.is_contiguous()
+        self._store_kv(plan.step, qkv.data_ptr(), kv.data_ptr())
         return qkv[:, : plan.layout.num_heads]
 
     def paged_attention(

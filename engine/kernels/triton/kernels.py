@@ -17,11 +17,13 @@ from engine.attention import CAUSAL, AttentionPlan, AttentionRule, StepLayout
 from engine.checkpoint.grouped import GroupedWeight
 from engine.kernels.base import Embedding, FusedLayers, HeadNorms, LayerParts, Linear
 from engine.kernels.linear import PackedLinear, Table
-from engine.kernels.triton.activation import silu_mul
+from engine.kernels.triton.activation import gelu, gelu_mul, silu_mul
 from engine.kernels.triton.attention import paged_attention
+from engine.kernels.triton.layer_norm import add_layer_norm
 from engine.kernels.triton.norm import add_rms_norm, rms_norm
 from engine.kernels.triton.plan import TritonPlan, make_plan
 from engine.kernels.triton.rotary import rotary_store_kv
+from engine.kernels.triton.store import store_kv
 
 _DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 # As many as make short contexts fall into several splits, so that interpreted tests see them.
@@ -99,8 +101,19 @@ class TritonKernels:
     ) -> tuple[Tensor, Tensor]:
         return add_rms_norm(x, residual, weight, eps)
 
+    def add_layer_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        return add_layer_norm(x, residual, weight, bias, eps)
+
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         return silu_mul(gate_up)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return gelu(x)
+
+    def gelu_mul(self, gate_up: Tensor) -> Tensor:
+        return gelu_mul(gate_up)
 
     def plan(self, layout: StepLayout) -> TritonPlan:
         """With one token in each span, the plan is good for whatever the layout's tensors hold
@@ -117,6 +130,10 @@ class TritonKernels:
     ) -> Tensor:
         assert isinstance(plan, TritonPlan)
         return rotary_store_kv(qkv, cos_sin, kv, plan.layout, norms)
+
+    def store_kv(self, qkv: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
+        assert isinstance(plan, TritonPlan)
+        return store_kv(qkv, kv, plan.layout)
 
     def paged_attention(
         self, q: Tensor, kv: Tensor, plan: AttentionPlan, rule: AttentionRule = CAUSAL

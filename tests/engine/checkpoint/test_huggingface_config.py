@@ -135,7 +135,7 @@ SUPPORTED = "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCau
 @pytest.mark.parametrize(
     ("keys", "complaint"),
     [
-        ({"architectures": ["GemmaForCausalLM"]}, f"'GemmaForCausalLM'.*supported are {SUPPORTED}"),
+        ({"architectures": ["MambaForCausalLM"]}, f"'MambaForCausalLM'.*supported are {SUPPORTED}"),
         ({"architectures": []}, f"supported are {SUPPORTED}"),
         ({"architectures": None}, f"supported are {SUPPORTED}"),
         ({"architectures": [["x"]]}, f"supported are {SUPPORTED}"),
