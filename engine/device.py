@@ -86,6 +86,13 @@ def resolve_target(
     )
 
 
+def free_memory(device: torch.device) -> tuple[int, str]:
+    """Bytes that weights may take there, and what to call that memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0], "the GPU's memory"
+    return available_memory(), "main memory"
+
+
 def resolve_limits(config: EngineConfig, model: ModelConfig, target: Target) -> SchedulerConfig:
     """The scheduler's limits. EngineStartError when the wishes and the memory do not fit."""
     on_cpu = target.device.type == "cpu"

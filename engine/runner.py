@@ -22,7 +22,7 @@ from engine.bring_up import bring_up
 from engine.checkpoint import ModelConfig, open_checkpoint
 from engine.checkpoint.grouped import GROUP_SIZE
 from engine.config import EngineConfig, SchedulerConfig
-from engine.device import Target, resolve_limits, resolve_target
+from engine.device import Target, free_memory, resolve_limits, resolve_target
 from engine.errors import EngineStartError
 from engine.graphs import CudaRecorder, DecodeGraphs, Recorder
 from engine.info import EngineInfo
@@ -35,6 +35,7 @@ from engine.request import Failure, TokenLogprobs
 from engine.sampler import Sampled, SamplingState, prompt_logprobs
 from engine.staging import Staging
 from engine.step_inputs import UNKNOWN, step_inputs
+from engine.weight_memory import check_weights_fit, weight_bytes
 from engine.weights import load_random_weights, load_weights
 
 logger = logging.getLogger("octavo.engine")
@@ -113,6 +114,13 @@ class ModelRunner:
         with torch.inference_mode():
             served = checkpoint.config.as_served(config.max_model_len)
             model = build_model(served, kernels, target.device)
+            num_bytes = weight_bytes(
+                model.weight_groups(),
+                target.dtype.itemsize,
+                config.quantization,
+                None if is_dummy else checkpoint.weight_type,
+            )
+            check_weights_fit(num_bytes, *free_memory(target.device))
             if is_dummy:
                 load_random_weights(
                     model, target.device, target.dtype, on_progress, config.quantization

@@ -145,8 +145,9 @@ LAYERS = {
         "engine.errors engine.config engine.models engine.kernels engine.checkpoint engine.upload",
         TENSORS,
     ),
+    "engine.weight_memory": layer("engine.errors engine.config engine.models"),
     "engine.runner": layer(
-        f"{CONTRACTS} engine.batch engine.device engine.models "
+        f"{CONTRACTS} engine.batch engine.device engine.models engine.weight_memory "
         "engine.attention engine.kv_cache engine.kernels engine.weights engine.sampler "
         "engine.checkpoint engine.graphs engine.staging engine.step_inputs "
         "engine.memory_profile engine.bring_up",

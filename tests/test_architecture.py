@@ -7,6 +7,7 @@ prefix of its own. A module without a row fails: a new room needs a place in the
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -267,3 +268,15 @@ def test_the_engine_is_started_before_the_web_framework_is_imported() -> None:
     loaded = set(run.stdout.split())
     assert "server.settings" in loaded
     assert not loaded & {"fastapi", "uvicorn", "torch", "tokenizers", "tiktoken", "huggingface_hub"}
+
+
+def test_the_clock_on_the_wall_decides_nothing() -> None:
+    """It may jump. Only what is told to people and clients is the time of day."""
+    dated = {"server/services.py", "server/routes/completions.py"}
+    found = {
+        str(path.relative_to(ROOT))
+        for package in ("server", "engine", "clients")
+        for path in (ROOT / package).rglob("*.py")
+        if re.search(r"\btime\.time(_ns)?\(", path.read_text())
+    }
+    assert found == dated

@@ -166,3 +166,19 @@ def test_a_context_longer_than_memory_allows(
     run = serve(model, tmp_path, "--device", "cpu", "--dtype", "float32", *options)
     assert words in refusal(run)
     assert "loading weights" not in run.stderr
+
+
+def test_a_model_larger_than_memory(tmp_path: Path) -> None:
+    """Said before the first weight is made or read, with what it would take."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    model = write_huggingface(
+        folder, hidden_size=16384, intermediate_size=65536, num_attention_heads=128, head_dim=128,
+        num_key_value_heads=128, num_hidden_layers=200,
+    )  # fmt: skip
+    (model / "model.safetensors").unlink()
+    run = serve(model, tmp_path, "--load-format", "dummy", "--device", "cpu", "--dtype", "bfloat16",
+                "--kv-cache-memory", "8GiB", "--max-num-seqs", "1")  # fmt: skip
+    line = refusal(run)
+    assert "the weights take about 1,7" in line and "of main memory" in line, line
+    assert "making random weights" not in run.stderr
