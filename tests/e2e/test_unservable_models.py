@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 from checkpoint_files import random_weights, raw_gguf, raw_tensor, write_gguf, write_huggingface
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 
 ROOT = Path(__file__).parents[2]
 EMBEDDING = "model.embed_tokens.weight"
@@ -177,6 +181,9 @@ def test_a_model_larger_than_memory(tmp_path: Path) -> None:
         num_key_value_heads=128, num_hidden_layers=200,
     )  # fmt: skip
     (model / "model.safetensors").unlink()
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(), ByteLevelDecoder()
+    (model / "tokenizer.json").write_text(tokenizer.to_str())
     run = serve(model, tmp_path, "--load-format", "dummy", "--device", "cpu", "--dtype", "bfloat16",
                 "--kv-cache-memory", "8GiB", "--max-num-seqs", "1")  # fmt: skip
     line = refusal(run)
