@@ -330,8 +330,6 @@ def test_text_comes_as_it_is_written_and_an_interrupt_ends_it(server: FaultServe
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # Where the tests run in the background, interrupts are ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
         assert os.read(process.stdout.fileno(), 100) == b"first"
