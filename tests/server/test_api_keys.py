@@ -132,5 +132,5 @@ def test_an_open_server_is_warned_of(
 
 def test_the_banner_says_where_the_key_goes() -> None:
     key = '-H "Authorization: Bearer $OCTAVO_API_KEY"'
-    assert key in banner("m", INFO, "http://x", needs_key=True)
-    assert key not in banner("m", INFO, "http://x", needs_key=False)
+    assert key in banner("m", "here", INFO, "http://x", needs_key=True)
+    assert key not in banner("m", "here", INFO, "http://x", needs_key=False)

@@ -15,7 +15,6 @@ import pytest
 from byte_tokenizer import SPECIAL, byte_tokenizer
 from fake_engine import INFO, FakeEngine
 from live_app import MODEL, live_app
-from msgspec import structs
 
 from engine import open_checkpoint
 from server.chat import template as template_module
@@ -82,7 +81,7 @@ async def test_a_template_whose_turns_end_with_text() -> None:
 
 async def test_the_built_in_model(builtin_model: Path) -> None:
     tokenizer = load_tokenizer(open_checkpoint(builtin_model).tokenizer)
-    engine = FakeEngine(info=structs.replace(INFO, vocab_size=49152))
+    engine = FakeEngine(info=replace(INFO, vocab_size=49152))
     async with live_app(engine, tokenizer=tokenizer) as client:
         answer = (await client.post(URL, json={"messages": HELLO})).json()
     assert answer["prompt"].endswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")

@@ -17,6 +17,7 @@ from tokenizers import decoders, models
 from engine import Checkpoint, open_checkpoint
 from server.api_keys import load_api_keys
 from server.banner import banner
+from server.hosts import ANY_HOST
 from server.model_facts import ModelFacts, author_notes, model_facts
 from server.services import Services
 from server.settings import Settings
@@ -38,7 +39,13 @@ def folder(tmp_path: Path) -> Path:
 
 def services_of(checkpoint: Checkpoint, settings: Settings) -> Services:
     server = build_server(
-        FakeEngine(), checkpoint, settings, ["m"], load_api_keys(None, None), lambda: None
+        FakeEngine(),
+        checkpoint,
+        settings,
+        ["m"],
+        load_api_keys(None, None),
+        ANY_HOST,
+        lambda: None,
     )
     services: Services = cast("FastAPI", server.config.app).state.services
     services.watch.close()
@@ -84,7 +91,7 @@ def test_notes_for_the_banner(folder: Path, tmp_path: Path) -> None:
     assert ends == "ends at   tokens 6, 4"
     assert "suggests temperature 0.6, top_k 20 (shown only" in suggested
     assert author_notes(checkpoint, "off") == ["ends at   token 4"]
-    assert f"  {ends}\n" in banner("m", INFO, "http://x", needs_key=False, notes=[ends])
+    assert f"  {ends}\n" in banner("m", "here", INFO, "http://x", needs_key=False, notes=[ends])
     no_ends = open_checkpoint(write_huggingface(tmp_path / "b", eos_token_id=None))
     assert "no token" in author_notes(no_ends, "auto")[0]
 

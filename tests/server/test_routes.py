@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
+from byte_tokenizer import byte_tokenizer
 from fake_engine import FakeEngine
 from live_app import MODEL, live_app
 
@@ -17,6 +19,7 @@ from server import version
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PROMPT = {"prompt": "x", "max_tokens": 1}
+MESSAGES = {"messages": [{"role": "user", "content": "Hello"}]}
 # method, URL as /openapi.json has it, URL as a client asks for it, body
 ROUTES: list[tuple[str, str, str, Any]] = [
     ("POST", "/v1/completions", "/v1/completions", PROMPT | {"model": MODEL}),
@@ -34,6 +37,7 @@ ROUTES: list[tuple[str, str, str, Any]] = [
     ("POST", "/v1/tokenize", "/v1/tokenize", {"prompt": "x"}),
     ("POST", "/detokenize", "/detokenize", {"tokens": [1]}),
     ("POST", "/v1/detokenize", "/v1/detokenize", {"tokens": [1]}),
+    ("POST", "/apply-template", "/apply-template", MESSAGES),
     ("GET", "/tokenizer_info", "/tokenizer_info", None),
     ("GET", "/health", "/health", None),
     ("GET", "/metrics", "/metrics", None),
@@ -48,7 +52,10 @@ WITH_BODY = [(path, body) for _, _, path, body in ROUTES if body is not None]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    async with live_app(FakeEngine()) as client:
+    tokenizer: Any = byte_tokenizer()
+    template = "{{ messages[0].content }}"
+    tokenizer.description = replace(tokenizer.description, chat_template=template)
+    async with live_app(FakeEngine(), tokenizer=tokenizer) as client:
         yield client
 
 
