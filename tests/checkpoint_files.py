@@ -46,15 +46,6 @@ _GGUF_NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-_OWN_GGUF_NAMES = {
-    "olmo2": {
-        "post_attention_layernorm": "post_attention_norm",
-        "post_feedforward_layernorm": "post_ffw_norm",
-    },
-    "phi3": {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"},
-}
-# Whose converter interleaves the rows of queries and keys.
-_INTERLEAVED = ("llama", "smollm3")
 
 
 def random_weights(family: str = "llama", *, tied: bool = False) -> Weights:
@@ -205,7 +196,7 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 def _add_tensor(
     writer: gguf.GGUFWriter, family: str, name: str, weight: NDArray[np.float32], dtype: str
 ) -> None:
-    if family in _INTERLEAVED:
+    if family == "llama":
         num_heads = {"q_proj.weight": HEADS, "k_proj.weight": KV_HEADS}
         for ending, heads in num_heads.items():
             if name.endswith(ending):
@@ -213,7 +204,7 @@ def _add_tensor(
     stem, suffix = name.rsplit(".", 1)
     if stem.startswith("model.layers."):
         _, _, layer, part = stem.split(".", 3)
-        gguf_name = f"blk.{layer}.{(_GGUF_NAMES | _OWN_GGUF_NAMES.get(family, {}))[part]}.{suffix}"
+        gguf_name = f"blk.{layer}.{_GGUF_NAMES[part]}.{suffix}"
     else:
         gguf_name = f"{_GGUF_NAMES[stem]}.{suffix}"
     # Vectors are never quantized.

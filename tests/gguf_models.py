@@ -1,11 +1,13 @@
 """A transformers model as a GGUF file, written by the `gguf` package as llama.cpp's converter does.
 
-What the converter changes on the way (names, transposed matrices, norms of Gemma) is done here once
-more, by the family's own row, so that our reader is held against it and not against itself.
+What the converter changes on the way (names, the order of query and key rows, transposed matrices,
+norms of Gemma, rotary scaling as tensors) is done here once more, from the model itself, so that
+our reader is held against it and not against itself.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,13 +21,12 @@ from numpy.typing import NDArray
 Value = int | float | bool | str | list[str] | list[int]
 Weights = dict[str, NDArray[np.float32]]
 
-_GEMMA_NAMES = {
+_LLAMA_NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
+    "lm_head": "output",
     "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "post_attention_norm",
-    "pre_feedforward_layernorm": "ffn_norm",
-    "post_feedforward_layernorm": "post_ffw_norm",
+    "post_attention_layernorm": "ffn_norm",
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -36,7 +37,21 @@ _GEMMA_NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+_OLMO2_NAMES = _LLAMA_NAMES | {
+    "post_attention_layernorm": "post_attention_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+_GEMMA2_NAMES = _OLMO2_NAMES | {"pre_feedforward_layernorm": "ffn_norm"}
 _NAMES = {
+    "llama": _LLAMA_NAMES,
+    "smollm3": _LLAMA_NAMES,
+    "qwen2": _LLAMA_NAMES,
+    "qwen3": _LLAMA_NAMES,
+    "phi3": _LLAMA_NAMES | {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"},
+    "olmo2": _OLMO2_NAMES,
+    "gemma": _LLAMA_NAMES,
+    "gemma2": _GEMMA2_NAMES,
+    "gemma3": _GEMMA2_NAMES,
     "gpt2": {
         "transformer.wte": "token_embd",
         "transformer.wpe": "position_embd",
@@ -48,35 +63,33 @@ _NAMES = {
         "mlp.c_fc": "ffn_up",
         "mlp.c_proj": "ffn_down",
     },
-    "gemma": _GEMMA_NAMES | {"post_attention_layernorm": "ffn_norm"},
-    "gemma2": _GEMMA_NAMES,
-    "gemma3": _GEMMA_NAMES,
 }
 _LAYER = re.compile(r"(?:transformer\.h|model\.layers)\.([0-9]+)\.(.+)")
+# Families whose rotary pairs are neighbours in GGUF, halves of a head apart in transformers.
+_INTERLEAVED = ("llama", "smollm3")
 
 
 def write_gguf_model(
     path: Path,
     family: str,
     model: transformers.PreTrainedModel,
-    metadata: dict[str, Value],
     kind_of: Callable[[str], str] = lambda name: "F32",
     extra_tensors: Weights | None = None,
 ) -> Path:
-    """`metadata` without the family in front of its keys; `kind_of` says how the matrix of a GGUF
-    name is stored. A vocabulary of meaningless tokens goes with it."""
+    """`family` is `general.architecture`; `kind_of` says how the matrix of a GGUF name is stored.
+
+    A vocabulary of meaningless tokens goes with it.
+    """
     writer = gguf.GGUFWriter(path, family)
-    tokens = [f"t{i}" for i in range(model.config.vocab_size - 1)] + ["t0t1"]
-    for key, value in {**_vocabulary(tokens), **metadata}.items():
-        _add(writer, key if key.startswith("tokenizer.") else f"{family}.{key}", value)
+    writer.add_name("tiny")
+    for key, value in _metadata(family, model.config).items():
+        _add(writer, f"{family}.{key}", value)
+    for key, value in _vocabulary(model.config).items():
+        _add(writer, f"tokenizer.ggml.{key}", value)
     for name, parameter in model.named_parameters():  # a tied head is not among them
-        weight = parameter.detach().numpy()
-        if family == "gpt2" and weight.ndim == 2 and ".c_" in name:
-            weight = weight.T
-        if family.startswith("gemma") and name.endswith("norm.weight"):
-            weight = weight + 1
+        weight = _converted(family, name, parameter.detach().numpy(), model.config)
         _add_tensor(writer, _gguf_name(family, name), weight, kind_of)
-    for name, weight in (extra_tensors or {}).items():
+    for name, weight in {**_rope_tensors(model), **(extra_tensors or {})}.items():
         _add_tensor(writer, name, weight, kind_of)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -85,15 +98,122 @@ def write_gguf_model(
     return path
 
 
-def _vocabulary(tokens: list[str]) -> dict[str, Value]:
-    return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "gpt-2",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [1] * len(tokens),
-        "tokenizer.ggml.merges": ["t0 t1"],
-        "tokenizer.ggml.eos_token_id": 2,
+def _metadata(family: str, config: transformers.PreTrainedConfig) -> dict[str, Value]:
+    """By keys without the family in front of them."""
+    metadata: dict[str, Value] = {
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "attention.head_count": config.num_attention_heads,
     }
+    if family == "gpt2":
+        return metadata | {
+            "feed_forward_length": config.n_inner or 4 * config.hidden_size,
+            "attention.layer_norm_epsilon": config.layer_norm_epsilon,
+        }
+    metadata |= {
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+    }
+    head_dim = getattr(config, "head_dim", None)
+    if head_dim is not None:
+        metadata["attention.key_length"] = metadata["attention.value_length"] = head_dim
+    head_dim = head_dim or config.hidden_size // config.num_attention_heads
+    if family == "gemma":
+        return metadata
+    window = getattr(config, "sliding_window", None)
+    if window is not None:
+        metadata["attention.sliding_window"] = window
+    if family == "gemma2":
+        return metadata | {
+            "attn_logit_softcapping": config.attn_logit_softcapping,
+            "final_logit_softcapping": config.final_logit_softcapping,
+        }
+    rope = config.rope_parameters
+    if family == "gemma3":
+        metadata["rope.freq_base_swa"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
+    metadata["rope.freq_base"] = rope["rope_theta"]
+    if family == "phi3":
+        metadata |= {
+            "attention.sliding_window": window or 0,
+            "rope.dimension_count": int(rope["partial_rotary_factor"] * head_dim),
+            "rope.scaling.original_context_length": config.original_max_position_embeddings,
+        }
+    elif family in _INTERLEAVED:
+        metadata |= {"rope.dimension_count": head_dim, "vocab_size": config.vocab_size}
+    return metadata | _rope_scaling(rope, config)
+
+
+def _rope_scaling(
+    rope: dict[str, float], config: transformers.PreTrainedConfig
+) -> dict[str, Value]:
+    kind = rope["rope_type"]
+    if kind == "longrope":
+        trained = config.original_max_position_embeddings
+        scale = config.max_position_embeddings / trained
+        return {"rope.scaling.attn_factor": math.sqrt(1 + math.log(scale) / math.log(trained))}
+    if kind not in ("linear", "yarn"):  # Llama 3's becomes a tensor
+        return {}
+    keys = {
+        "rope_type": "type",
+        "factor": "factor",
+        "original_max_position_embeddings": "original_context_length",
+        "attention_factor": "yarn_attn_factor",
+        "beta_fast": "yarn_beta_fast",
+        "beta_slow": "yarn_beta_slow",
+    }
+    given = {keys[key]: value for key, value in rope.items() if key in keys}
+    return {f"rope.scaling.{key}": value for key, value in given.items() if value is not None}
+
+
+def _rope_tensors(model: transformers.PreTrainedModel) -> Weights:
+    """Divisors of frequencies, one for each rotary pair."""
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    kind = rope.get("rope_type")
+    if kind == "longrope":
+        names = ("short", "long")
+        return {
+            f"rope_factors_{name}.weight": np.array(rope[f"{name}_factor"], np.float32)
+            for name in names
+        }
+    if kind != "llama3":
+        return {}
+    frequencies = model.model.rotary_emb.inv_freq.numpy()
+    exponents = np.arange(len(frequencies)) / len(frequencies)
+    return {"rope_freqs.weight": (rope["rope_theta"] ** -exponents / frequencies).astype("f4")}
+
+
+def _vocabulary(config: transformers.PreTrainedConfig) -> dict[str, Value]:
+    tokens = [f"t{i}" for i in range(config.vocab_size - 1)] + ["t0t1"]
+    vocabulary: dict[str, Value] = {
+        "model": "gpt2",
+        "pre": "gpt-2",
+        "tokens": tokens,
+        "token_type": [1] * len(tokens),
+        "merges": ["t0 t1"],
+    }
+    for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
+        token_id = getattr(config, f"{name}_token_id")
+        if token_id is not None:
+            vocabulary[f"{key}_token_id"] = token_id
+    return vocabulary
+
+
+def _converted(
+    family: str, name: str, weight: NDArray[np.float32], config: transformers.PreTrainedConfig
+) -> NDArray[np.float32]:
+    if family == "gpt2" and weight.ndim == 2 and ".c_" in name:
+        return weight.T
+    if family.startswith("gemma") and name.endswith("norm.weight"):
+        return weight + 1
+    if family in _INTERLEAVED and name.endswith(("q_proj.weight", "k_proj.weight")):
+        is_query = name.endswith("q_proj.weight")
+        num_heads = config.num_attention_heads if is_query else config.num_key_value_heads
+        halves = weight.reshape(num_heads, 2, -1, weight.shape[1])
+        return halves.swapaxes(1, 2).reshape(weight.shape)
+    return weight
 
 
 def _gguf_name(family: str, name: str) -> str:

@@ -114,7 +114,7 @@ def gguf_config(
         ),
         head_dim=head_dim,
         max_model_len=metadata.integer(f"{prefix}.context_length", high=limits.MAX_CONTEXT),
-        rms_norm_eps=metadata.number(f"{prefix}.attention.layer_norm_rms_epsilon", high=1.0),
+        norm_eps=metadata.number(f"{prefix}.attention.layer_norm_rms_epsilon", high=1.0),
         rope_theta=rope_theta,
         rope_scaling=gguf_rope_scaling(metadata, prefix, tensors, rope_theta, rotary_dim),
         rotary_dim=None if rotary_dim == head_dim else rotary_dim,

@@ -117,7 +117,7 @@ def _config(
         num_kv_heads=num_heads,
         head_dim=head_dim,
         max_model_len=max_model_len,
-        rms_norm_eps=eps,
+        norm_eps=eps,
         rope_theta=0.0,
         tie_word_embeddings=is_tied,
         num_positions=max_model_len,

@@ -57,7 +57,7 @@ def huggingface_config(config: Fields) -> ModelConfig:
             num_kv_heads=config.integer("num_key_value_heads", num_heads, high=limits.MAX_HEADS),
             head_dim=head_dim,
             max_model_len=_max_model_len(config, scaling),
-            rms_norm_eps=config.number("rms_norm_eps", 1e-6, high=1.0),
+            norm_eps=config.number("rms_norm_eps", 1e-6, high=1.0),
             rope_theta=rope_theta,
             rope_scaling=scaling,
             rotary_dim=rotary_dim,

@@ -46,7 +46,7 @@ class ModelConfig:
     layers see everything.
 
     `attention_scale` and `attention_soft_cap` are those of an `AttentionRule`; `logit_soft_cap`
-    bends logits in the same way. `rms_norm_eps` is added to what any kind of norm divides by;
+    bends logits in the same way. `norm_eps` is added to what any kind of norm divides by;
     `has_post_norms`: there are norms after attention and MLP, too.
     """
 
@@ -59,7 +59,7 @@ class ModelConfig:
     num_kv_heads: int
     head_dim: int
     max_model_len: int
-    rms_norm_eps: float
+    norm_eps: float
     rope_theta: float
     rope_scaling: RopeScaling | None = None
     rotary_dim: int | None = None

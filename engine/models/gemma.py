@@ -39,9 +39,7 @@ class Gemma:
             self.local_rotary = Rotary(local, device)
         self.vocabulary = Vocabulary(config, kernels)
         self.layers = [DecoderLayer(config, kernels, i) for i in range(config.num_layers)]
-        self.norm = RMSNorm(
-            kernels, "model.norm", config.hidden_size, config.rms_norm_eps, _NORM_DTYPE
-        )
+        self.norm = RMSNorm(kernels, "model.norm", config.hidden_size, config.norm_eps, _NORM_DTYPE)
 
     def forward(self, token_ids: Tensor, plan: AttentionPlan, kv_cache: KVCache) -> Tensor:
         """token_ids [num_tokens] -> hidden states after the last norm [num_tokens, hidden_size]"""
@@ -80,7 +78,7 @@ class DecoderLayer:
         hidden, inner = config.hidden_size, config.intermediate_size
 
         def norm(part: str) -> RMSNorm:
-            of_stream = (hidden, config.rms_norm_eps, _NORM_DTYPE)
+            of_stream = (hidden, config.norm_eps, _NORM_DTYPE)
             return RMSNorm(kernels, f"{name}.{part}_layernorm", *of_stream)
 
         self.kernels = kernels

@@ -67,7 +67,7 @@ class LayerNorm:
         self.kernels = kernels
         self.name = name
         self.size = config.hidden_size
-        self.eps = config.rms_norm_eps
+        self.eps = config.norm_eps
 
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (norm of x + residual, x + residual) and may overwrite both inputs."""

@@ -30,7 +30,7 @@ class Llama:
         self.rotary = Rotary(config, device)
         self.vocabulary = Vocabulary(config, kernels)
         self.layers = [DecoderLayer(config, kernels, i) for i in range(config.num_layers)]
-        self.norm = RMSNorm(kernels, "model.norm", config.hidden_size, config.rms_norm_eps)
+        self.norm = RMSNorm(kernels, "model.norm", config.hidden_size, config.norm_eps)
 
     def forward(self, token_ids: Tensor, plan: AttentionPlan, kv_cache: KVCache) -> Tensor:
         """token_ids [num_tokens] -> hidden states after the last norm [num_tokens, hidden_size]"""
@@ -77,7 +77,7 @@ class DecoderLayer:
 
     def __init__(self, config: ModelConfig, kernels: Kernels, index: int) -> None:
         name = f"model.layers.{index}"
-        hidden, eps = config.hidden_size, config.rms_norm_eps
+        hidden, eps = config.hidden_size, config.norm_eps
         self.kernels = kernels
         self.attention_norm = RMSNorm(kernels, f"{name}.input_layernorm", hidden, eps)
         self.attention = Attention(config, kernels, f"{name}.self_attn", config.window(index))
@@ -141,7 +141,7 @@ class Attention:
         qkv = {f"{name}.q_proj": q_size, f"{name}.k_proj": kv_size, f"{name}.v_proj": kv_size}
         self.qkv = Projection(kernels, qkv, config.hidden_size, bias=config.qkv_bias)
         self.output = Projection(kernels, {f"{name}.o_proj": config.hidden_size}, q_size)
-        of_head = (config.head_dim, config.rms_norm_eps, norm_dtype)
+        of_head = (config.head_dim, config.norm_eps, norm_dtype)
         self.q_norm = RMSNorm(kernels, f"{name}.q_norm", *of_head)
         self.k_norm = RMSNorm(kernels, f"{name}.k_norm", *of_head)
 

@@ -24,7 +24,7 @@ class Olmo2:
         self.rotary = Rotary(config, device)
         self.vocabulary = Vocabulary(config, kernels)
         self.layers = [DecoderLayer(config, kernels, i) for i in range(config.num_layers)]
-        self.norm = RMSNorm(kernels, "model.norm", config.hidden_size, config.rms_norm_eps)
+        self.norm = RMSNorm(kernels, "model.norm", config.hidden_size, config.norm_eps)
 
     def forward(self, token_ids: Tensor, plan: AttentionPlan, kv_cache: KVCache) -> Tensor:
         """token_ids [num_tokens] -> hidden states after the last norm [num_tokens, hidden_size]"""
@@ -52,7 +52,7 @@ class DecoderLayer:
 
     def __init__(self, config: ModelConfig, kernels: Kernels, index: int) -> None:
         name = f"model.layers.{index}"
-        hidden, inner, eps = config.hidden_size, config.intermediate_size, config.rms_norm_eps
+        hidden, inner, eps = config.hidden_size, config.intermediate_size, config.norm_eps
         self.kernels = kernels
         self.attention = Attention(config, kernels, f"{name}.self_attn", config.window(index))
         self.attention_norm = RMSNorm(kernels, f"{name}.post_attention_layernorm", hidden, eps)
@@ -89,8 +89,8 @@ class Attention:
         qkv = {f"{name}.{part}_proj": size for part, size in sizes.items()}
         self.qkv = Projection(kernels, qkv, config.hidden_size)
         self.output = Projection(kernels, {f"{name}.o_proj": config.hidden_size}, self.q_size)
-        self.q_norm = RMSNorm(kernels, f"{name}.q_norm", self.q_size, config.rms_norm_eps)
-        self.k_norm = RMSNorm(kernels, f"{name}.k_norm", self.kv_size, config.rms_norm_eps)
+        self.q_norm = RMSNorm(kernels, f"{name}.q_norm", self.q_size, config.norm_eps)
+        self.k_norm = RMSNorm(kernels, f"{name}.k_norm", self.kv_size, config.norm_eps)
 
     def __call__(self, x: Tensor, cos_sin: Tensor, kv: Tensor, plan: AttentionPlan) -> Tensor:
         num_tokens = x.shape[0]

@@ -6,17 +6,14 @@ the sliding window, prefixes from the cache.
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoint_files import VOCAB, write_gguf
 from tiny_models import BareEngine, Chunk, save_random_model
 from torch import Tensor
 
@@ -71,6 +68,7 @@ PHI4 = rope(
 )
 FAMILIES = {
     "llama2": Family("LlamaConfig", {"num_key_value_heads": 4}),
+    "llama3": Family("LlamaConfig", {"rope_parameters": rope("default", rope_theta=500_000.0)}),
     "llama3.1": Family("LlamaConfig", {"rope_parameters": LLAMA3}),
     "llama3.2": Family("LlamaConfig", {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
     "linear": Family("LlamaConfig", {"rope_parameters": rope("linear", factor=3.0)}),
@@ -234,94 +232,3 @@ def test_greedy_tokens_first_computed_then_cached(saved: Saved) -> None:
                     assert token_id == ids[0]
                     num_certain += 1
     assert num_certain > 0.9 * 2 * NUM_TOKENS * len(prompts)
-
-
-@dataclass(frozen=True)
-class GGUF:
-    """A family's name in the format, and what its converter writes of the config."""
-
-    name: str
-    family: Family
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-
-GGUF_FAMILIES = {
-    "mistral": GGUF(
-        "llama",
-        Family("MistralConfig", {"sliding_window": WINDOW}),
-        {"model__attention__sliding_window": WINDOW},
-    ),
-    "smollm3": GGUF(
-        "smollm3",
-        Family("SmolLM3Config", {"num_hidden_layers": 4, "tie_word_embeddings": False}),
-        {"model__block_count": 4},
-    ),
-    "qwen2": GGUF(
-        "qwen2",
-        Family("Qwen2Config", {"rope_parameters": {**YARN, "beta_fast": 8.0}}),
-        {
-            "model__rope__scaling__type": "yarn",
-            "model__rope__scaling__factor": 4.0,
-            "model__rope__scaling__original_context_length": 64,
-            "model__rope__scaling__yarn_beta_fast": 8.0,
-        },
-    ),
-    "qwen3": GGUF("qwen3", Family("Qwen3Config")),
-    "phi3": GGUF(
-        "phi3",
-        Family("Phi3Config", {"sliding_window": WINDOW}),
-        {"model__attention__sliding_window": WINDOW},
-    ),
-    "phi4-mini": GGUF(
-        "phi3",
-        Family(
-            "Phi3Config",
-            {"rope_parameters": PHI4, "original_max_position_embeddings": 32},
-            lengths=(131, 40, 33),
-        ),
-        {
-            "model__rope__dimension_count": 12,
-            "model__rope__scaling__original_context_length": 32,
-            "model__rope__scaling__attn_factor": math.sqrt(1 + math.log(16) / math.log(32)),
-        },
-    ),
-    "olmo2": GGUF("olmo2", Family("Olmo2Config")),
-}
-
-
-@pytest.mark.parametrize("kind", GGUF_FAMILIES.values(), ids=GGUF_FAMILIES)
-def test_gguf(kind: GGUF, tmp_path: Path) -> None:
-    """The same weights as the converter names and orders them."""
-    keys = {**SIZES, "vocab_size": VOCAB, **kind.family.keys}
-    oracle = save_random_model(kind.family.config, keys, tmp_path / "folder")
-    weights = {name: weight.detach().numpy() for name, weight in oracle.named_parameters()}
-    factors = {}
-    if keys.get("rope_parameters") is PHI4:
-        for which in ("short", "long"):
-            divisors = np.array(PHI4[f"{which}_factor"], np.float32)
-            factors[f"rope_factors_{which}.weight"] = divisors
-    metadata = {
-        "model__context_length": 512,
-        "model__attention__key_length": 16,
-        "model__attention__value_length": 16,
-        "model__attention__layer_norm_rms_epsilon": oracle.config.rms_norm_eps,
-        "model__rope__freq_base": oracle.config.rope_parameters["rope_theta"],
-    }
-    path = write_gguf(
-        tmp_path / "m.gguf",
-        kind.name,
-        weights=weights,
-        extra_tensors=factors,
-        **metadata | kind.metadata,
-    )
-    engine = BareEngine(path, num_rows=5, max_model_len=256)
-    for row, length in enumerate(kind.family.lengths):
-        token_ids = random.Random(row).choices(range(VOCAB), k=length)  # noqa: S311
-        start, parts = 0, []
-        for piece in (length // 3, length // 2, length - length // 3 - length // 2):
-            parts += engine.run([Chunk(row, token_ids[start : start + piece], start)])
-            start += piece
-        with torch.inference_mode():
-            expected = oracle(torch.tensor([token_ids])).logits[0]
-        tolerance = 1e-4 * max(1.0, expected.std().item())
-        torch.testing.assert_close(torch.cat(parts), expected, rtol=1e-4, atol=tolerance)

@@ -22,7 +22,7 @@ TINY = {
     "num_kv_heads": 2,
     "head_dim": 32,
     "max_model_len": 128,
-    "rms_norm_eps": pytest.approx(1e-5),
+    "norm_eps": pytest.approx(1e-5),
     "rope_theta": 10_000.0,
 }
 

@@ -49,7 +49,7 @@ def test_folder_saved_by_transformers_opens(tmp_path: Path, config: PreTrainedCo
     assert {name: checkpoint.tensor(name).shape for name in checkpoint.tensor_names} == expected
     assert checkpoint.num_parameters == sum(weight.numel() for weight in model.parameters())
     assert checkpoint.config.rope_theta == config.rope_parameters["rope_theta"]
-    assert checkpoint.config.rms_norm_eps == config.rms_norm_eps
+    assert checkpoint.config.norm_eps == config.rms_norm_eps
     assert checkpoint.config.max_model_len == 256
     for name, weight in model.named_parameters():
         data = checkpoint.tensor(name)
