@@ -91,7 +91,7 @@ def test_streams(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kernels", ["reference", "triton"])
+@pytest.mark.parametrize("kernels", ["reference", pytest.param("triton", marks=pytest.mark.slow)])
 def test_kernels(kernels: str, tmp_path: Path) -> None:
     """Triton's are interpreted."""
     if kernels == "triton":
@@ -111,6 +111,7 @@ def test_kernels(kernels: str, tmp_path: Path) -> None:
     assert ("Triton" in " ".join(found["notes"])) == (kernels == "triton")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_peer(tmp_path: Path) -> None:
     own = peer_figure("octavo", 100.0)

@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 from serve_process import ENVIRONMENT, ROOT, octavo_serve
 
+# The documents are run by `make test-slow`: nothing else depends on them.
+pytestmark = pytest.mark.slow
+
 DOCS = ROOT / "docs"
 EXAMPLES = DOCS / "examples"
 ADDRESS = "http://127.0.0.1:8000"

@@ -24,6 +24,9 @@ from serve_process import ENVIRONMENT, ROOT, octavo_serve
 
 from server.wire.schemas import CompletionRequest
 
+# The documents are run by `make test-slow`: nothing else depends on them.
+pytestmark = pytest.mark.slow
+
 PAGE = (ROOT / "docs" / "cli.md").read_text()
 OCTAVO = [sys.executable, "-m", "octavo_client"]
 PATIENCE_SECONDS = 60

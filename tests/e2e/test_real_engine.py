@@ -113,6 +113,7 @@ async def test_scoring_agrees_with_generating(client: httpx.AsyncClient) -> None
         assert scored["usage"]["completion_tokens"] == 0
 
 
+@pytest.mark.slow
 async def test_a_seeded_request_draws_the_same_in_company(client: httpx.AsyncClient) -> None:
     fields = {"prompt": "The sea is", "temperature": 1, "seed": 3, "max_tokens": 8}
     alone = await complete(client, **fields)

@@ -75,6 +75,7 @@ def test_serves_until_told_to_stop(builtin_model: Path) -> None:
         assert process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_a_seeded_request_outlives_a_restart(builtin_model: Path) -> None:
     """The same text alone, among 15 others, and from a server that was started again."""
     body = {

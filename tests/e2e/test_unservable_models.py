@@ -152,13 +152,15 @@ def test_a_model_that_cannot_be_served(
     ("options", "words"),
     [
         (["--max-model-len", "129"], "129 is more than the model's 128 positions"),
-        (
+        pytest.param(
             ["--max-model-len", "128", "--max-num-seqs", "2", "--kv-cache-memory", "48KiB"],
             "128 does not fit the KV cache, which holds 48 tokens: 48 fit",
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             ["--max-num-seqs", "9", "--kv-cache-memory", "48KiB"],
             "holds 3 pages of 16 tokens, fewer than the 9 running requests",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -172,6 +174,7 @@ def test_a_context_longer_than_memory_allows(
     assert "loading weights" not in run.stderr
 
 
+@pytest.mark.slow
 def test_a_model_larger_than_memory(tmp_path: Path) -> None:
     """Said before the first weight is made or read, with what it would take."""
     folder = tmp_path / "model"

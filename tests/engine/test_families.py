@@ -163,7 +163,19 @@ class Saved:
         return logits
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+# What others have in common with these is tested with every change, the rest by `make test-slow`.
+VARIANTS = {
+    *("llama2", "smollm2", "linear", "yarn-with-all-keys", "yarn-attention", "phi3-short"),
+    *("mistral-without-window", "qwen2", "qwen3"),
+}
+
+
+def family_params() -> list[Any]:
+    marks = {name: [pytest.mark.slow] if name in VARIANTS else [] for name in FAMILIES}
+    return [pytest.param(name, marks=marks[name]) for name in FAMILIES]
+
+
+@pytest.fixture(scope="module", params=family_params())
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     family = FAMILIES[request.param]
     keys = {**SIZES, **family.keys}
