@@ -1,7 +1,6 @@
 """Fixtures that every part of the tests may use."""
 
 import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 # interpreted. On the CPU the engine itself never imports triton.
 if not Path("/dev/nvidia0").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
-# Where the tests run in the background, interrupts are ignored, and the processes that tests start
-# would inherit that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

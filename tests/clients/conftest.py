@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import fault_server
 import pytest
 from both_faces import MakeClient
 from octavo_client import AsyncClient, Client
+
+# Where the tests run in the background, interrupts are ignored, and the processes that tests start
+# would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
