@@ -47,16 +47,27 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
-    def expect(self, pattern: str) -> re.Match[str]:
+    def type_until(self, keys: str, pattern: str) -> None:
+        """Press the keys again each second until the pattern comes, as people do. Python's input()
+        loses an interrupt that comes between its prompt and its reading."""
+        for _ in range(int(PATIENCE_SECONDS)):
+            self.type(keys)
+            with suppress(AssertionError):
+                self.expect(pattern, 1.0)
+                return
+        raise AssertionError(f"no {pattern!r} however often {keys!r} is pressed")
+
+    def expect(self, pattern: str, seconds: float = PATIENCE_SECONDS) -> re.Match[str]:
         """Wait until what was written since the last match has the pattern; the match."""
-        end = time.monotonic() + PATIENCE_SECONDS
+        end = time.monotonic() + seconds
         while True:
             text = plain(self.written)
             match = re.compile(pattern, re.MULTILINE).search(text, self._seen)
             if match is not None:
                 self._seen = match.end()
                 return match
-            if time.monotonic() > end or not self._read(end - time.monotonic()):
+            left = end - time.monotonic()
+            if left <= 0 or not self._read(left):
                 raise AssertionError(f"no {pattern!r} in {text[self._seen :]!r}")
 
     def wait(self) -> int:
