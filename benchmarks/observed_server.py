@@ -1,9 +1,10 @@
-"""The API process of `observability.py`, with everything that watches it or with nothing.
+"""The API process of `observability.py`: one engine under two applications, one that is watched by
+everything and one that is watched by nothing.
 
-    python benchmarks/observed_server.py FD ENGINE WATCH
+    python benchmarks/observed_server.py BARE_FD OBSERVED_FD ENGINE
 
-FD is a bound socket; ENGINE "paced:MILLISECONDS", a token for each stream so often, or the path of
-a model; WATCH "observed" or "bare". Ends on SIGTERM. Log lines go to standard output.
+The FDs are bound sockets, one for each application; ENGINE is "paced:MILLISECONDS", a token for
+each stream so often, or the path of a model. Ends on SIGTERM. Log lines go to standard output.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from http_layer import made_up_tokenizer
-from starlette.types import Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.loops.auto import auto_loop_factory
 
 from engine import Engine, EngineClient, EngineConfig, default_cache_dir, open_checkpoint
@@ -38,7 +39,7 @@ MODEL_NAME = "timed"
 class _Unfilled(CompletionRecord):
     """Keeps nothing of what it is told."""
 
-    def add_start(self, started_at: float | None) -> None:
+    def add_start(self, started_at: float) -> None:
         pass
 
     def add_tokens(self, choice: int, num_tokens: int, now: float) -> None:
@@ -98,35 +99,46 @@ def make_engine(kind: str) -> tuple[EngineClient, Tokenizer]:
     return EngineClient(config), load_tokenizer(open_checkpoint(Path(kind)).tokenizer)
 
 
-async def serve(sock: socket.socket, kind: str, is_observed: bool) -> None:
+class ByPort:
+    """Hands each request to the application of the port it came to."""
+
+    def __init__(self, applications: Mapping[int, ASGIApp]) -> None:
+        self._applications = applications
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._applications[scope["server"][1]](scope, receive, send)
+
+
+async def serve(sockets: Mapping[type[Watch], socket.socket], kind: str) -> None:
     engine, tokenizer = make_engine(kind)
     await engine.start()
-    app = create_app(
-        engine,
-        tokenizer,
-        Settings(),
-        [MODEL_NAME],
-        api_keys=ApiKeys([]),
-        new_watch=Watch if is_observed else Unwatched,
-    )
-    server = HttpServer(app, lambda: None, "info")
+    applications = {
+        sock.getsockname()[1]: create_app(
+            engine,
+            tokenizer,
+            Settings(),
+            [MODEL_NAME],
+            api_keys=ApiKeys([]),
+            new_watch=new_watch,
+        )
+        for new_watch, sock in sockets.items()
+    }
+    server = HttpServer(ByPort(applications), lambda: None, "info")
     try:
-        await server.serve([sock])
+        await server.serve(list(sockets.values()))
     finally:
-        await asyncio.to_thread(app.state.services.watch.close)
+        for app in applications.values():
+            await asyncio.to_thread(app.state.services.watch.close)
         await engine.close()
 
 
 def main(arguments: Sequence[str]) -> None:
-    fd, kind, watch = arguments
-    assert watch in ("observed", "bare"), watch
-    is_observed = watch == "observed"
+    *fds, kind = arguments
     with ExitStack() as stack:
-        if is_observed:
-            stack.enter_context(logging_to("json", "info"))
-        sock = stack.enter_context(socket.socket(fileno=int(fd)))
+        stack.enter_context(logging_to("json", "info"))
+        bare, observed = [stack.enter_context(socket.socket(fileno=int(fd))) for fd in fds]
         runner = stack.enter_context(asyncio.Runner(loop_factory=auto_loop_factory()))
-        runner.run(serve(sock, kind, is_observed))
+        runner.run(serve({Unwatched: bare, Watch: observed}, kind))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from logging.handlers import QueueHandler
 from typing import Literal, TextIO
 
 LogFormat = Literal["auto", "json", "console"]
@@ -84,33 +83,38 @@ def is_no_probe(record: logging.LogRecord) -> bool:
     return not isinstance(path, str) or path.partition("?")[0] not in _PROBES
 
 
-class _Lines(QueueHandler):
-    """Hands finished lines to the thread that writes them."""
+class _Lines(logging.Handler):
+    """Hands finished lines to the thread that writes them.
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        # Formatted here: what a record refers to may have changed when the thread comes to it.
-        return logging.LogRecord(
-            record.name, record.levelno, "", 0, self.format(record), None, None
-        )
+    Formatted here: what a record refers to may have changed when the thread comes to it.
+    """
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        with suppress(queue.Full):
-            super().enqueue(record)
+    def __init__(self, lines: queue.Queue[str | None]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            pass
+        except Exception:
+            self.handleError(record)
 
 
 class _Writer(threading.Thread):
     """Writes lines until it gets None."""
 
-    def __init__(self, lines: queue.Queue[logging.LogRecord | None], stream: TextIO) -> None:
+    def __init__(self, lines: queue.Queue[str | None], stream: TextIO) -> None:
         super().__init__(name="log writer", daemon=True)
         self._lines = lines
         self._stream = stream
 
     def run(self) -> None:
-        while (record := self._lines.get()) is not None:
+        while (line := self._lines.get()) is not None:
             # A line that cannot be written is lost; there is nowhere to say so.
             with suppress(OSError, ValueError):
-                self._stream.write(f"{record.msg}\n")
+                self._stream.write(f"{line}\n")
                 self._stream.flush()
 
     def finish(self) -> None:
@@ -130,7 +134,7 @@ def logging_to(log_format: LogFormat, level: str) -> Iterator[None]:
     if log_format == "auto":
         log_format = "console" if sys.stderr.isatty() else "json"
     stream = sys.stdout if log_format == "json" else sys.stderr
-    waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(MAX_WAITING_LINES)
+    waiting: queue.Queue[str | None] = queue.Queue(MAX_WAITING_LINES)
     lines = _Lines(waiting)
     lines.addFilter(is_no_probe)
     lines.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())

@@ -170,8 +170,10 @@ class Completion:
         if output.prompt_logprobs is not None:
             self._take_prompt_logprobs(output.request_id, output.prompt_logprobs)
             touched = choices
-        self._record.add_start(output.started_at)
-        self._record.num_preemptions += output.num_preemptions
+        if output.started_at is not None:
+            self._record.add_start(output.started_at)
+        if output.num_preemptions:
+            self._record.num_preemptions += output.num_preemptions
         if output.token_ids:
             self._record.add_tokens(choice.index, len(output.token_ids), time.monotonic())
         choice.add(output)

@@ -30,9 +30,14 @@ class Histogram:
         histogram.sum = total
         return histogram
 
-    def observe(self, value: float, times: int = 1) -> None:
-        self.counts[bisect_left(self.bounds, value)] += times
-        self.sum += value * times
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def observe_all(self, total: float, num_values: int) -> None:
+        """So many equal values, which add up to `total`."""
+        self.counts[bisect_left(self.bounds, total / num_values)] += num_values
+        self.sum += total
 
     @property
     def num_values(self) -> int:

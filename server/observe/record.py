@@ -36,7 +36,6 @@ class CompletionRecord:
         "finish_reasons",
         "first_token_at",
         "gap_seconds",
-        "last_token_at",
         "model",
         "n",
         "num_cached_tokens",
@@ -76,29 +75,28 @@ class CompletionRecord:
         self.num_preemptions = 0
         self.started_at: float | None = None
         self.first_token_at: float | None = None
-        self.last_token_at: float | None = None
         self.gap_seconds = 0.0
         self.num_gaps = 0
         self.finish_reasons: list[str] = []
         self._last_token_at: dict[int, float] = {}
         self._gaps = gaps
 
-    def add_start(self, started_at: float | None) -> None:
+    def add_start(self, started_at: float) -> None:
         """A choice came to its first step then."""
-        if started_at is not None and (self.started_at is None or started_at < self.started_at):
+        if self.started_at is None or started_at < self.started_at:
             self.started_at = started_at
 
     def add_tokens(self, choice: int, num_tokens: int, now: float) -> None:
         """A choice got its next tokens. Called for every step of every choice."""
         before = self._last_token_at.get(choice)
-        self._last_token_at[choice] = self.last_token_at = now
+        self._last_token_at[choice] = now
         if before is None:
             if self.first_token_at is None:
                 self.first_token_at = now
         else:
             self.gap_seconds += now - before
             self.num_gaps += num_tokens
-            self._gaps.observe((now - before) / num_tokens, num_tokens)
+            self._gaps.observe_all(now - before, num_tokens)
 
     def finish(
         self,
@@ -115,6 +113,10 @@ class CompletionRecord:
         self.num_generated_tokens = num_generated
         self.num_cached_tokens = num_cached
         self.finish_reasons = reasons
+
+    @property
+    def last_token_at(self) -> float | None:
+        return max(self._last_token_at.values(), default=None)
 
     @property
     def mean_gap(self) -> float | None:

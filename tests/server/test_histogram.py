@@ -24,7 +24,7 @@ def test_many_at_once_are_as_many_one_by_one() -> None:
     one_by_one, at_once = Histogram((1.0, 2.0)), Histogram((1.0, 2.0))
     for _ in range(3):
         one_by_one.observe(1.5)
-    at_once.observe(1.5, 3)
+    at_once.observe_all(4.5, 3)
     assert one_by_one.counts == at_once.counts
     assert one_by_one.sum == at_once.sum
 
