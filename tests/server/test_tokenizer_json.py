@@ -102,6 +102,12 @@ def sentence_piece_tokenizer(sentence_piece, folder):
     return load_tokenizer(data_for(folder / "sentence_piece.json"))
 
 
+# A text that begins with the name of BOS gets no second one (test_byte_level_tokenizer.py).
+PLAIN_TEXT = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="▁")).filter(
+    lambda text: not text.startswith("<s>")
+)
+
+
 @given(text=st.text())
 def test_byte_level_agrees_with_the_library(byte_level, byte_level_tokenizer, text):
     token_ids = byte_level_tokenizer.encode(text)
@@ -109,14 +115,14 @@ def test_byte_level_agrees_with_the_library(byte_level, byte_level_tokenizer, te
     assert byte_level_tokenizer.decode(token_ids) == byte_level.decode(token_ids) == text
 
 
-@given(text=st.text(alphabet=st.characters(codec="utf-8", exclude_characters="▁")))
+@given(text=PLAIN_TEXT)
 def test_sentence_piece_agrees_with_the_library(sentence_piece, sentence_piece_tokenizer, text):
     token_ids = sentence_piece_tokenizer.encode(text)
     assert token_ids == sentence_piece.encode(text).ids
     assert sentence_piece_tokenizer.decode(token_ids) == sentence_piece.decode(token_ids) == text
 
 
-@given(text=st.text(alphabet=st.characters(codec="utf-8", exclude_characters="▁")))
+@given(text=PLAIN_TEXT)
 def test_sentence_piece_with_special_tokens_round_trips(sentence_piece_tokenizer, text):
     token_ids = sentence_piece_tokenizer.encode(text)
     shown = sentence_piece_tokenizer.decode(token_ids, skip_special_tokens=False)
