@@ -17,7 +17,7 @@ from octavo_client._errors import APIError
 from octavo_client._types import Completion, CreateParams, Prompt
 
 T = TypeVar("T")
-Report = Callable[["CompletionResult"], None]
+Report = Callable[[bool], None]  # told of each completion whether it failed
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ async def complete_many(
         for index, request in todo:  # shared: each worker takes the next
             result = await _complete_one(create, index, request)
             results[index] = result
-            report(result)
+            report(result.error is not None)
 
     with _shown(len(requests)) if progress else nullcontext(_ignore) as report:
         workers = [asyncio.ensure_future(work(report)) for _ in requests[:concurrency]]
@@ -119,5 +119,5 @@ def _shown(total: int) -> AbstractContextManager[Report]:
     return progress_bar(total)
 
 
-def _ignore(result: CompletionResult) -> None:
+def _ignore(has_failed: bool) -> None:
     """Show nothing."""

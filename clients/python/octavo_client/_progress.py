@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-if TYPE_CHECKING:
-    from octavo_client._many import CompletionResult, Report
-
 
 @contextmanager
-def progress_bar(total: int) -> Iterator[Report]:
-    """A bar over `total` prompts, as long as the block lasts; call what it yields for each one."""
+def progress_bar(total: int) -> Iterator[Callable[[bool], None]]:
+    """A bar over `total` prompts, as long as the block lasts; call what it yields for each one,
+    with whether it failed."""
     num_failed = 0
     columns = (
         TextColumn("completing"),
@@ -27,9 +24,9 @@ def progress_bar(total: int) -> Iterator[Report]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("", total=total, failures="")
 
-        def report(result: CompletionResult) -> None:
+        def report(has_failed: bool) -> None:
             nonlocal num_failed
-            num_failed += result.error is not None
+            num_failed += has_failed
             failures = f"{num_failed} failed" if num_failed else ""
             progress.update(bar, advance=1, failures=failures)
 
