@@ -35,7 +35,6 @@ async def test_the_description_is_true(tmp_path: Path) -> None:
             f"--config-file={HERE / 'schemathesis.toml'}",
             "run",
             f"{client.base_url}/openapi.json",
-            "--phases=examples,coverage,fuzzing",
             "--mode=all",
             "--generation-allow-x00=true",
             "--generation-database=none",
