@@ -1,7 +1,7 @@
 # Octavo in a container. docs/deployment.md says how to build, run and change it.
 #
 #   PYTHON_VERSION   of the official image that both stages start from
-#   TORCH            the release of torch, as pip is asked for it
+#   TORCH            the release of torch, as pip is asked for it, or a URL with its hash
 #   TORCH_INDEX_URL  a package index to take torch from: PyTorch has one for CPUs, one for each CUDA
 #   COMPILER         Debian packages that compile GPU kernels when the server runs: g++, or none
 
@@ -20,30 +20,37 @@ RUN apt-get update \
 RUN python -m venv /opt/octavo/venv
 ENV PATH=/opt/octavo/venv/bin:$PATH
 
-# What changes seldom comes first. torch is the long download; a fifth of it is its own tests and
-# what extensions to it are built with.
+# What changes seldom comes first. Every file that is locked is checked against its hash, and none is
+# built from its sources: that would run what nobody locked.
+COPY deploy/requirements.lock deploy/build.lock deploy/
+RUN python -m pip install --require-hashes --only-binary :all: -r deploy/requirements.lock \
+ && python -m pip freeze --all > locked.txt \
+ && python -m pip install --require-hashes --only-binary :all: -r deploy/build.lock \
+      --target /opt/build
+
+# Which file of torch it is, is the builder's choice, so that it has no hash here. It finds the
+# packages that it needs in their locked versions and may not change them; what comes with it is its
+# libraries for GPUs. It is the long download; a fifth of it is its own tests and what extensions to
+# it are built with.
 ARG TORCH=torch==2.13.0
 ARG TORCH_INDEX_URL=
-RUN python -m pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$TORCH" \
+RUN python -m pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} \
+      --only-binary :all: --constraint locked.txt "$TORCH" \
  && cd /opt/octavo/venv/lib/python*/site-packages/torch \
  && rm -rf include test \
  && find bin -type f ! -name torch_shm_manager -delete
 
-COPY pyproject.toml ./
-COPY clients/python/pyproject.toml clients/python/
-RUN python -c 'import sys, tomllib; print(*(line for name in sys.argv[1:] \
-      for line in tomllib.load(open(name, "rb"))["project"]["dependencies"]), sep="\n")' \
-      pyproject.toml clients/python/pyproject.toml > requirements.txt \
- && python -m pip install -r requirements.txt
-
 # Octavo itself lies beside the environment, so that a new release is a small layer.
-COPY LICENSE NOTICE README.md ./
+COPY LICENSE NOTICE README.md pyproject.toml ./
 COPY clients/python/ clients/python/
 COPY engine/ engine/
 COPY server/ server/
-RUN python -m pip install --no-deps --target /opt/octavo/app . ./clients/python
+RUN PYTHONPATH=/opt/build python -m pip install --no-deps --no-build-isolation \
+      --target /opt/octavo/app . ./clients/python
 ENV PATH=/opt/octavo/app/bin:$PATH \
     PYTHONPATH=/opt/octavo/app
+# Whether all is there that Octavo and what it needs ask for, in versions that they allow.
+RUN python -m pip check
 
 # The CPU kernels for every processor of this architecture, beside their sources; the server takes
 # the best that the one it finds can run. From another folder, for here lie the sources as well.

@@ -26,6 +26,8 @@ VENV_STAMP := .venv/.created
 SERVE_STAMP := .venv/.installed-serve
 DEV_STAMP := .venv/.installed-dev
 
+LOCK := $(BIN)/uv pip compile --quiet --config-file deploy/uv.toml --upgrade --output-file
+
 # Without an NVIDIA GPU one pinned release is asked for. `torch>=2.11` would let pip replace a CPU
 # build that is at hand by a newer CUDA build of several gigabytes that nothing here could use.
 ifneq ($(TORCH_INDEX_URL),)
@@ -35,7 +37,7 @@ TORCH := torch==2.13.0
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-slow soak lint bench compare clean
+.PHONY: help serve install test test-slow soak lint lock bench compare clean
 .DELETE_ON_ERROR:
 
 help:
@@ -44,6 +46,7 @@ help:
 	@echo 'make test-slow  run the tests that take minutes'
 	@echo 'make soak       10,000 random requests and aborts; at most 10 minutes  (SOAK_ARGS=...)'
 	@echo 'make lint       ruff and mypy'
+	@echo 'make lock       renew what the container image is made of, with hashes (deploy/*.lock)'
 	@echo 'make bench      time the server over HTTP  (BENCH_ARGS=...)'
 	@echo 'make compare    the server and others side by side  (COMPARE_ARGS=...)'
 	@echo 'make install    set up .venv for development'
@@ -67,6 +70,12 @@ lint: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+lock: $(VENV_STAMP)
+	@$(PIP) install --quiet 'uv>=0.13,<0.14'
+	@$(LOCK) deploy/requirements.lock pyproject.toml clients/python/pyproject.toml
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb")) \
+	  ["build-system"]["requires"], sep="\n")' | $(LOCK) deploy/build.lock -
 
 bench: $(DEV_STAMP)
 	$(BIN)/python benchmarks/serving.py $(if $(MODEL),--model $(MODEL)) $(BENCH_ARGS)

@@ -45,9 +45,8 @@ def check_whole_prompt(engine: BareEngine, oracle: PreTrainedModel, length: int)
     assert_close(logits, expected_logits(oracle, token_ids))
 
 
-def check_mixed_steps(engine: BareEngine, oracle: PreTrainedModel, lengths: list[int]) -> None:
-    """Prompts of `lengths` in steps of any chunks of any of them."""
-    prompts = [random_ids(seed, length) for seed, length in enumerate(lengths)]
+def mixed_steps(engine: BareEngine, prompts: list[list[int]]) -> list[Tensor]:
+    """The logits of each prompt, computed in steps of any chunks of any of them."""
     done = [0] * len(prompts)
     parts: list[list[Tensor]] = [[] for _ in prompts]
     rng = random.Random(5)  # noqa: S311
@@ -62,8 +61,14 @@ def check_mixed_steps(engine: BareEngine, oracle: PreTrainedModel, lengths: list
         if chunks:
             for chunk, logits in zip(chunks, engine.run(chunks), strict=True):
                 parts[chunk.row].append(logits)
-    for prompt, logits in zip(prompts, parts, strict=True):
-        assert_close(torch.cat(logits), expected_logits(oracle, prompt))
+    return [torch.cat(logits) for logits in parts]
+
+
+def check_mixed_steps(engine: BareEngine, oracle: PreTrainedModel, lengths: list[int]) -> None:
+    """Prompts of `lengths` in steps of any chunks of any of them."""
+    prompts = [random_ids(seed, length) for seed, length in enumerate(lengths)]
+    for prompt, logits in zip(prompts, mixed_steps(engine, prompts), strict=True):
+        assert_close(logits, expected_logits(oracle, prompt))
 
 
 def check_neighbours_change_no_bit(engine: BareEngine, length: int) -> None:

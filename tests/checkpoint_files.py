@@ -30,7 +30,8 @@ HUGGINGFACE_NAMES = {
     "qwen3": "Qwen3ForCausalLM",
 }
 
-_GGUF_NAMES = {
+# What GGUF calls the parts of a Llama.
+LLAMA_NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
     "lm_head": "output",
@@ -141,7 +142,9 @@ def write_gguf(
     writer = gguf.GGUFWriter(path, family)
     for key, value in values.items():
         if value is not None:
-            _add(writer, key.replace("model.", f"{family}.", 1) if key[0] == "m" else key, value)
+            add_value(
+                writer, key.replace("model.", f"{family}.", 1) if key[0] == "m" else key, value
+            )
     for name, weight in (random_weights(family) if weights is None else weights).items():
         _add_tensor(writer, family, name, weight, dtype)
     for name, weight in (extra_tensors or {}).items():
@@ -180,7 +183,7 @@ def raw_tensor(name: bytes, dims: list[int], type_id: int = 0, offset: int = 0) 
     return raw_string(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, type_id, offset)
 
 
-def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+def add_value(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):
@@ -200,25 +203,19 @@ def _add_tensor(
         num_heads = {"q_proj.weight": HEADS, "k_proj.weight": KV_HEADS}
         for ending, heads in num_heads.items():
             if name.endswith(ending):
-                weight = _interleave(weight, heads)
+                weight = interleaved(weight, heads)
     stem, suffix = name.rsplit(".", 1)
     if stem.startswith("model.layers."):
         _, _, layer, part = stem.split(".", 3)
-        gguf_name = f"blk.{layer}.{_GGUF_NAMES[part]}.{suffix}"
+        gguf_name = f"blk.{layer}.{LLAMA_NAMES[part]}.{suffix}"
     else:
-        gguf_name = f"{_GGUF_NAMES[stem]}.{suffix}"
+        gguf_name = f"{LLAMA_NAMES[stem]}.{suffix}"
     # Vectors are never quantized.
     kind = gguf.GGMLQuantizationType[dtype if weight.ndim > 1 else "F32"]
     writer.add_tensor(gguf_name, quantize(weight, kind), raw_dtype=kind)
 
 
-def _interleave(weight: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
+def interleaved(weight: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
     """Row i of a head's first half to row 2i, row i of its second half to row 2i + 1."""
-    result = np.empty_like(weight)
-    head_dim = len(weight) // num_heads
-    for head in range(num_heads):
-        for i in range(head_dim // 2):
-            start = head * head_dim
-            result[start + 2 * i] = weight[start + i]
-            result[start + 2 * i + 1] = weight[start + head_dim // 2 + i]
-    return result
+    halves = weight.reshape(num_heads, 2, -1, weight.shape[1])
+    return halves.swapaxes(1, 2).reshape(weight.shape)

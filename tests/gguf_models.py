@@ -15,41 +15,25 @@ from pathlib import Path
 import gguf
 import numpy as np
 import transformers
+from checkpoint_files import LLAMA_NAMES, Weights, add_value, interleaved
 from gguf.quants import quantize
 from numpy.typing import NDArray
 
 Value = int | float | bool | str | list[str] | list[int]
-Weights = dict[str, NDArray[np.float32]]
 
-_LLAMA_NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-_OLMO2_NAMES = _LLAMA_NAMES | {
+_OLMO2_NAMES = LLAMA_NAMES | {
     "post_attention_layernorm": "post_attention_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
 _GEMMA2_NAMES = _OLMO2_NAMES | {"pre_feedforward_layernorm": "ffn_norm"}
 _NAMES = {
-    "llama": _LLAMA_NAMES,
-    "smollm3": _LLAMA_NAMES,
-    "qwen2": _LLAMA_NAMES,
-    "qwen3": _LLAMA_NAMES,
-    "phi3": _LLAMA_NAMES | {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"},
+    "llama": LLAMA_NAMES,
+    "smollm3": LLAMA_NAMES,
+    "qwen2": LLAMA_NAMES,
+    "qwen3": LLAMA_NAMES,
+    "phi3": LLAMA_NAMES | {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"},
     "olmo2": _OLMO2_NAMES,
-    "gemma": _LLAMA_NAMES,
+    "gemma": LLAMA_NAMES,
     "gemma2": _GEMMA2_NAMES,
     "gemma3": _GEMMA2_NAMES,
     "gpt2": {
@@ -83,9 +67,9 @@ def write_gguf_model(
     writer = gguf.GGUFWriter(path, family)
     writer.add_name("tiny")
     for key, value in _metadata(family, model.config).items():
-        _add(writer, f"{family}.{key}", value)
+        add_value(writer, f"{family}.{key}", value)
     for key, value in _vocabulary(model.config).items():
-        _add(writer, f"tokenizer.ggml.{key}", value)
+        add_value(writer, f"tokenizer.ggml.{key}", value)
     for name, parameter in model.named_parameters():  # a tied head is not among them
         weight = _converted(family, name, parameter.detach().numpy(), model.config)
         _add_tensor(writer, _gguf_name(family, name), weight, kind_of)
@@ -211,8 +195,7 @@ def _converted(
     if family in _INTERLEAVED and name.endswith(("q_proj.weight", "k_proj.weight")):
         is_query = name.endswith("q_proj.weight")
         num_heads = config.num_attention_heads if is_query else config.num_key_value_heads
-        halves = weight.reshape(num_heads, 2, -1, weight.shape[1])
-        return halves.swapaxes(1, 2).reshape(weight.shape)
+        return interleaved(weight, num_heads)
     return weight
 
 
@@ -221,20 +204,6 @@ def _gguf_name(family: str, name: str) -> str:
     if match := _LAYER.fullmatch(stem):
         return f"blk.{match[1]}.{_NAMES[family][match[2]]}.{suffix}"
     return f"{_NAMES[family][stem]}.{suffix}"
-
-
-def _add(writer: gguf.GGUFWriter, key: str, value: Value) -> None:
-    match value:
-        case bool():
-            writer.add_bool(key, value)
-        case int():
-            writer.add_uint32(key, value)
-        case float():
-            writer.add_float32(key, value)
-        case str():
-            writer.add_string(key, value)
-        case _:
-            writer.add_array(key, value)
 
 
 def _add_tensor(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import httpx
 
@@ -34,6 +36,40 @@ def octavo_serve(*options: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(60)
+
+
+@contextmanager
+def serving(
+    model: Path,
+    *options: str,
+    environment: dict[str, str] = ENVIRONMENT,
+    stdout: IO[bytes] | None = None,
+) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """`python -m server` with `model` as `smol`: the process, the lines that it wrote to standard
+    error before it was ready, and its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", str(model), "--port", "0"]
+        + ["--served-model-name", "smol", *options],
+        cwd=ROOT,
+        env=environment,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        output = ""
+        for line in process.stderr:
+            output += line
+            if line == "Ready.\n":
+                break
+        address = re.search(r"http://127\.0\.0\.1:\d+", output)
+        assert address, output
+        yield process, output, address[0]
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
 
 
 def _is_healthy(address: str) -> bool:

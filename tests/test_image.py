@@ -155,9 +155,29 @@ def test_dependencies_are_installed_before_sources_are_copied() -> None:
     def first(text: str) -> int:
         return next(i for i, line in enumerate(LINES) if text in line)
 
-    assert first("ARG TORCH=") < first("COPY pyproject.toml") < first("-r requirements.txt")
-    assert first("-r requirements.txt") < first("COPY engine/") < first("octavo pull")
+    assert first("COPY deploy/") < first("-r deploy/requirements.lock") < first("ARG TORCH=")
+    assert first('"$TORCH"') < first("COPY engine/") < first("octavo pull")
     assert first("build /opt/octavo/venv") < first("build /opt/octavo/app")
+
+
+def test_nothing_is_installed_that_is_not_locked_but_torch() -> None:
+    """torch may not replace what is locked, and the packages together are what each asks for."""
+    commands = [
+        command
+        for line in arguments("RUN", LINES)
+        for command in line.split("&&")
+        if "pip install" in command or "pip download" in command or "pip wheel" in command
+    ]
+    [torch] = [command for command in commands if '"$TORCH"' in command]
+    assert "--only-binary :all: --constraint locked.txt" in " ".join(torch.split())
+    [ours] = [command for command in commands if "/opt/octavo/app" in command]
+    assert "--no-deps --no-build-isolation" in ours
+    locked = [command for command in commands if command not in (torch, ours)]
+    assert len(locked) == 2
+    for command in locked:
+        assert "--require-hashes --only-binary :all: -r deploy/" in command
+        assert command.count("-r ") == 1
+    assert "python -m pip check" in arguments("RUN", LINES)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +190,7 @@ def test_dependencies_are_installed_before_sources_are_copied() -> None:
         "engine/__pycache__/core.cpython-312.pyc",
         "clients/python/.venv/bin/python",
         "tests/test_image.py",
+        "deploy/grafana/octavo.json",
         "Dockerfile",
     ],
 )

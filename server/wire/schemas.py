@@ -9,8 +9,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
-from pydantic_core import PydanticUseDefault
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    PlainValidator,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, PydanticUseDefault
+from pydantic_core.core_schema import no_info_before_validator_function, nullable_schema
 
 from server.wire.fields import (
     Prompt,
@@ -47,7 +55,19 @@ def _default_for_null(value: Any) -> Any:
     return value
 
 
-Nullable = Annotated[T, BeforeValidator(_default_for_null, json_schema_input_type=T | None)]
+class _NullIsDefault:
+    """Annotates a field: null is its default, and /openapi.json says that null may be sent."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        schema = handler(source)
+        return no_info_before_validator_function(
+            _default_for_null, schema, json_schema_input_schema=nullable_schema(schema)
+        )
+
+
+Nullable = Annotated[T, _NullIsDefault()]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -153,7 +173,9 @@ class CompletionRequest(BaseModel):
     spaces_between_special_tokens: Nullable[bool] = Field(
         default=True, description="Accepted, no effect: no vocabulary here has such spaces."
     )
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=MAX_TOKENS)] | None = None
+    truncate_prompt_tokens: (
+        Annotated[int, Field(ge=-1, le=MAX_TOKENS, json_schema_extra={"not": {"const": 0}})] | None
+    ) = None
     truncation_side: Nullable[Literal["left", "right"]] = "left"
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     return_tokens_as_token_ids: Nullable[bool] = False

@@ -9,46 +9,19 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from serve_process import ROOT, serving
 
-ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "server"]
 
 
-@contextmanager
-def serving(model: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
-    """The process, the lines it wrote before it was ready, and its URL."""
-    options = ["--port", "0", "--dtype", "float32", "--served-model-name", "smol"]
-    process = subprocess.Popen(
-        [*COMMAND, str(model), *options, *more],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    try:
-        output = ""
-        for line in process.stderr:
-            output += line
-            if line == "Ready.\n":
-                break
-        url = re.search(r"http://127\.0\.0\.1:\d+", output)
-        assert url, output
-        yield process, output, url[0]
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
-
-
 def test_serves_until_told_to_stop(builtin_model: Path) -> None:
-    with serving(builtin_model, "--allowed-hosts", "api.example.com") as (process, output, url):
+    options = ("--dtype", "float32", "--allowed-hosts", "api.example.com")
+    with serving(builtin_model, *options) as (process, output, url):
         for host, status in (("api.example.com:1", 200), ("localhost", 200), ("evil.example", 421)):
             response = httpx.get(f"{url}/v1/models", headers={"Host": host})
             assert response.status_code == status, host
@@ -97,7 +70,7 @@ def test_a_seeded_request_outlives_a_restart(builtin_model: Path) -> None:
     told = []
     for _ in range(2):
         with (
-            serving(builtin_model) as (_, _, url),
+            serving(builtin_model, "--dtype", "float32") as (_, _, url),
             httpx.Client(base_url=url, timeout=120) as client,
             ThreadPoolExecutor(16) as pool,
         ):
@@ -180,33 +153,18 @@ def test_its_log_is_for_machines_where_there_is_no_terminal(
     builtin_model: Path, tmp_path: Path
 ) -> None:
     """One JSON object a line on standard output, each request once; the queue's time is real."""
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*COMMAND, str(builtin_model), "--port", "0", "--served-model-name", "smol"],
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stderr is not None
-        try:
-            url = ""
-            for line in process.stderr:
-                url = url or "".join(re.findall(r"http://127\.0\.0\.1:\d+(?=/v1 )", line))
-                if line == "Ready.\n":
-                    break
-            body = {"model": "smol", "prompt": "The sea is", "max_tokens": 8}
-            with httpx.Client(base_url=url, timeout=60) as client:
-                for _ in range(2):
-                    assert client.post("/v1/completions", json=body).status_code == 200
-                page = client.get("/metrics").text
-                stats = client.get("/stats").json()
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
-        finally:
-            process.kill()
-            process.wait()
-            process.stderr.close()
+    with (
+        (tmp_path / "log").open("wb") as log,
+        serving(builtin_model, stdout=log) as (process, _, url),
+    ):
+        body = {"model": "smol", "prompt": "The sea is", "max_tokens": 8}
+        with httpx.Client(base_url=url, timeout=60) as client:
+            for _ in range(2):
+                assert client.post("/v1/completions", json=body).status_code == 200
+            page = client.get("/metrics").text
+            stats = client.get("/stats").json()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
     events = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     requests = [event for event in events if event["event"] == "request_finished"]
     assert len(requests) == 2

@@ -4,14 +4,12 @@ and no Triton can be imported answers, with the kernels for CPUs."""
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx
-
-ROOT = Path(__file__).parents[2]
+from serve_process import ENVIRONMENT, serving
 
 # Python runs it at the start of each process that finds it on its path, the engine's too.
 SITECUSTOMIZE = """
@@ -34,45 +32,17 @@ with open(os.environ["HOOKED"], "a") as hooked:
 def test_a_completion(builtin_model: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
     hooked = tmp_path / "hooked"
-    paths = [str(tmp_path), str(ROOT), str(ROOT / "clients/python")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HOOKED": str(hooked)}
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "server",
-            str(builtin_model),
-            "--port",
-            "0",
-            "--served-model-name",
-            "smol",
-        ],
-        cwd=ROOT,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    try:
-        output = ""
-        for line in process.stderr:
-            output += line
-            if line == "Ready.\n":
-                break
-        url = re.search(r"http://127\.0\.0\.1:\d+", output)
-        assert url, output
+    path = os.pathsep.join([str(tmp_path), ENVIRONMENT["PYTHONPATH"]])
+    environment = {**ENVIRONMENT, "PYTHONPATH": path, "HOOKED": str(hooked)}
+    with serving(builtin_model, environment=environment) as (_, output, url):
         assert "C++ (" in output, output
         answer = httpx.post(
-            f"{url[0]}/v1/completions",
+            f"{url}/v1/completions",
             json={"model": "smol", "prompt": "The sea", "max_tokens": 6},
             timeout=60,
         )
         assert answer.status_code == 200, answer.text
         assert answer.json()["usage"]["completion_tokens"] == 6
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
     processes = hooked.read_text()
     assert "-m server" in processes
     assert "-m engine.process" in processes, "the engine's process was not hooked"

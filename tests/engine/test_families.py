@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
-from tiny_models import BareEngine, Chunk, save_random_model
+from agreement import assert_close, expected_logits, mixed_steps
+from tiny_models import BareEngine, save_random_model
 from torch import Tensor
 
 from engine import EngineConfig, Request, SamplingParams
@@ -158,9 +158,7 @@ class Saved:
         return [rng.choices(range(3, VOCAB_SIZE), k=length) for length in self.family.lengths]
 
     def logits(self, token_ids: list[int]) -> Tensor:
-        with torch.inference_mode():
-            logits: Tensor = self.oracle(torch.tensor([token_ids])).logits[0]
-        return logits
+        return expected_logits(self.oracle, token_ids)
 
 
 # What others have in common with these is tested with every change, the rest by `make test-slow`.
@@ -188,25 +186,9 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_logits_of_mixed_steps(saved: Saved) -> None:
     """Prompts in pieces of all sizes, each beside the pieces of others."""
     engine = BareEngine(saved.folder, num_rows=8, max_model_len=saved.family.max_model_len)
-    rng = random.Random(5)  # noqa: S311
     prompts = saved.prompts
-    done = [0] * len(prompts)
-    parts: list[list[Tensor]] = [[] for _ in prompts]
-    while done != [len(prompt) for prompt in prompts]:
-        chunks = []
-        for row, prompt in enumerate(prompts):
-            length = min(rng.choice((0, 1, 1, 2, 3, 40, 61)), len(prompt) - done[row])
-            if length:
-                chunks.append(Chunk(row, prompt[done[row] : done[row] + length], done[row]))
-                done[row] += length
-        rng.shuffle(chunks)
-        if chunks:
-            for chunk, logits in zip(chunks, engine.run(chunks), strict=True):
-                parts[chunk.row].append(logits)
-    for prompt, logits in zip(prompts, parts, strict=True):
-        expected = saved.logits(prompt)
-        tolerance = 1e-4 * max(1.0, expected.std().item())
-        torch.testing.assert_close(torch.cat(logits), expected, rtol=1e-4, atol=tolerance)
+    for prompt, logits in zip(prompts, mixed_steps(engine, prompts), strict=True):
+        assert_close(logits, saved.logits(prompt))
 
 
 def test_greedy_tokens_first_computed_then_cached(saved: Saved) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from agreement import assert_close, check_mixed_steps, check_whole_prompt, random_ids
 from tiny_models import FAMILIES, BareEngine, Chunk, save_tiny_model
 from torch import Tensor
 
@@ -34,16 +34,6 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def random_ids(seed: int, length: int = LENGTH) -> list[int]:
-    return random.Random(seed).choices(range(199), k=length)  # noqa: S311
-
-
-def expected_logits(model: transformers.PreTrainedModel, token_ids: list[int]) -> Tensor:
-    with torch.inference_mode():
-        logits: Tensor = model(torch.tensor([token_ids])).logits[0]
-    return logits
-
-
 def in_chunks(engine: BareEngine, row: int, token_ids: list[int], lengths: list[int]) -> Tensor:
     """Logits of all positions, computed in chunks of `lengths`, then in one for the rest."""
     parts, start = [], 0
@@ -53,46 +43,23 @@ def in_chunks(engine: BareEngine, row: int, token_ids: list[int], lengths: list[
     return torch.cat(parts)
 
 
-def assert_close(actual: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * expected.std().item())
-
-
 def test_whole_prompt_agrees_with_transformers(
     family: tuple[Path, transformers.PreTrainedModel],
 ) -> None:
     folder, oracle = family
-    token_ids = random_ids(1)
-    [logits] = BareEngine(folder).run([Chunk(0, token_ids, 0)])
-    assert_close(logits, expected_logits(oracle, token_ids))
+    check_whole_prompt(BareEngine(folder), oracle, LENGTH)
 
 
 def test_mixed_steps_agree_with_transformers(
     family: tuple[Path, transformers.PreTrainedModel],
 ) -> None:
     folder, oracle = family
-    engine = BareEngine(folder)
-    prompts = [random_ids(seed, length) for seed, length in enumerate((290, 5, 17, 270, 131))]
-    done = [0] * len(prompts)
-    parts: list[list[Tensor]] = [[] for _ in prompts]
-    rng = random.Random(5)  # noqa: S311
-    while any(d < len(p) for d, p in zip(done, prompts, strict=True)):
-        chunks = []
-        for row, prompt in enumerate(prompts):
-            length = min(rng.choice((0, 1, 1, 2, 3, 40, 61)), len(prompt) - done[row])
-            if length:
-                chunks.append(Chunk(row, prompt[done[row] : done[row] + length], done[row]))
-                done[row] += length
-        rng.shuffle(chunks)
-        if chunks:
-            for chunk, logits in zip(chunks, engine.run(chunks), strict=True):
-                parts[chunk.row].append(logits)
-    for prompt, logits in zip(prompts, parts, strict=True):
-        assert_close(torch.cat(logits), expected_logits(oracle, prompt))
+    check_mixed_steps(BareEngine(folder), oracle, [290, 5, 17, 270, 131])
 
 
 @pytest.mark.parametrize("block_size", [16, 48, 256])
 def test_other_page_sizes(smollm2: Path, block_size: int) -> None:
-    token_ids = random_ids(2)
+    token_ids = random_ids(2, LENGTH)
     [expected] = BareEngine(smollm2).run([Chunk(0, token_ids, 0)])
     engine = BareEngine(smollm2, num_rows=2, max_model_len=LENGTH, block_size=block_size)
     assert_close(in_chunks(engine, 1, token_ids, [7, 260, 1]), expected)
@@ -101,7 +68,7 @@ def test_other_page_sizes(smollm2: Path, block_size: int) -> None:
 @pytest.mark.parametrize("lengths", [[1] * 9, [2, 3, 5, 60], [256], [257, 1, 1, 1], [511, 1, 1, 1]])
 def test_how_a_prompt_is_cut_changes_no_bit(smollm2: Path, lengths: list[int]) -> None:
     engine = BareEngine(smollm2)
-    token_ids = random_ids(3)
+    token_ids = random_ids(3, LENGTH)
     [whole] = engine.run([Chunk(0, token_ids, 0)])
     assert torch.equal(in_chunks(engine, 1, token_ids, lengths), whole)
 
@@ -119,7 +86,7 @@ def test_neighbours_change_no_bit(family: tuple[Path, transformers.PreTrainedMod
 
 
 def test_bfloat16_is_near_float32(smollm2: Path) -> None:
-    token_ids = random_ids(4)
+    token_ids = random_ids(4, LENGTH)
     [expected] = BareEngine(smollm2).run([Chunk(0, token_ids, 0)])
     actual = in_chunks(BareEngine(smollm2, dtype=torch.bfloat16), 0, token_ids, [200, 90])
     assert (actual - expected).abs().mean() < 0.05 * expected.std()
