@@ -132,7 +132,7 @@ LAYERS = {
     ),
     "engine.torch_probe": layer("engine.config engine.device engine.kernels", TENSORS),
     "engine.kernels": layer(
-        "engine.attention engine.memory engine.processor "
+        "engine.attention engine.errors engine.memory engine.processor "
         "engine.checkpoint.cache engine.checkpoint.grouped",
         f"{TENSORS} triton",
     ),
