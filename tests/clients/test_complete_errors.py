@@ -1,4 +1,4 @@
-"""`octavo complete` where something is wrong: with the server, its answer, the request or the pipes."""
+"""`octavo complete` where something is wrong: the server, its answer, the request, the pipes."""
 
 from __future__ import annotations
 
