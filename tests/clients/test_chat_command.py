@@ -206,6 +206,13 @@ def test_lines_from_windows(server: FaultServer, tmp_path: Path) -> None:
     assert sent(server, "/apply-template")[1]["messages"] == [{"role": "user", "content": "Hello"}]
 
 
+def test_a_line_without_end(server: FaultServer, tmp_path: Path) -> None:
+    server.answers = [applied()]
+    run = chat(server, tmp_path, "x" * (17 << 20))
+    assert (run.returncode, run.stdout, len(server.requests)) == (2, "", 1)
+    assert "a message is longer than 16 MiB" in run.stderr
+
+
 def test_what_is_no_text(server: FaultServer, tmp_path: Path) -> None:
     server.answers = [applied()]
     run = chat(server, tmp_path, "Gr\udcfc\u00dfe\n")

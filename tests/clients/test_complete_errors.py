@@ -57,6 +57,12 @@ def test_what_cannot_be_sent(server: FaultServer, arguments: list[str]) -> None:
     assert run.stderr.count("\n") == 1
 
 
+def test_a_prompt_without_end(server: FaultServer) -> None:
+    run = complete(server, "--model", "m", piped="x" * (17 << 20))
+    assert (run.returncode, run.stdout, server.requests) == (2, "", [])
+    assert "the prompt is longer than 16 MiB" in run.stderr
+
+
 def test_a_terminal_without_a_character(server: FaultServer) -> None:
     server.answers = [STREAM]
     run = complete(server, "x", "--model", "m", PYTHONIOENCODING="koi8-r")

@@ -14,6 +14,8 @@ import click
 PROMPT = ">>> "
 CONTINUATION = "... "
 QUOTES = '"""'
+# Of what is piped in: more than servers take. A file without line breaks must not fill the memory.
+MAX_LINE_BYTES = 16 << 20
 PLACEHOLDER = "Send a message (/? for help)"
 
 
@@ -42,9 +44,11 @@ class PipeReader:
     """Lines of standard input, in UTF-8."""
 
     def read(self, prompt: str) -> str:
-        line = sys.stdin.buffer.readline()
+        line = sys.stdin.buffer.readline(MAX_LINE_BYTES + 1)
         if not line:
             raise EOFError
+        if len(line) > MAX_LINE_BYTES:
+            raise click.UsageError(f"a message is longer than {MAX_LINE_BYTES >> 20} MiB")
         try:
             return line.decode().rstrip("\r\n")
         except UnicodeDecodeError as error:
