@@ -51,7 +51,7 @@ LAYERS = {
     "octavo_client.probabilities": layer("octavo_client._types octavo_client.screen", "rich"),
     "octavo_client.complete": layer("octavo_client", "click"),
     "octavo_client.completion": layer(others="click"),
-    "octavo_client.chat": layer("octavo_client", "click httpx"),
+    "octavo_client.chat": layer("octavo_client", "click"),
     "octavo_client.chat.conversation": layer(),
     "octavo_client.chat.reading": layer(others="click prompt_toolkit"),
     "octavo_client.bench": layer("octavo_client", "httpx"),
