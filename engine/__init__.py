@@ -25,7 +25,13 @@ from engine.checkpoint import (
     resolve_model,
 )
 from engine.config import EngineConfig
-from engine.errors import CheckpointError, EngineDeadError, EngineStartError, OctavoError
+from engine.errors import (
+    CheckpointError,
+    EngineDeadError,
+    EngineStartError,
+    ModelAbsentError,
+    OctavoError,
+)
 from engine.examine import EngineProspect, Machine, examine_engine, examine_machine
 from engine.info import EngineInfo
 from engine.request import (
@@ -63,6 +69,7 @@ __all__ = [
     "Failure",
     "FinishReason",
     "Machine",
+    "ModelAbsentError",
     "ModelConfig",
     "OctavoError",
     "OutputStream",

@@ -2,6 +2,7 @@
 
 OctavoError
 ├── CheckpointError    a model cannot be found, fetched, read or understood
+│   └── ModelAbsentError   it is not here yet, and may not be fetched now
 ├── EngineStartError   the engine process did not come up
 └── EngineDeadError    the engine process went away under a request
 """
@@ -13,6 +14,10 @@ class OctavoError(Exception):
 
 class CheckpointError(OctavoError):
     """A model cannot be found, fetched, read or understood."""
+
+
+class ModelAbsentError(CheckpointError):
+    """A model that could be fetched is not on this machine, and was not to be fetched (offline)."""
 
 
 class EngineStartError(OctavoError):

@@ -12,6 +12,7 @@ import platform
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,9 @@ def examine_engine(
     except subprocess.TimeoutExpired:
         return EngineProspect(error=f"torch did not answer in {seconds:g} s")
     for line in run.stdout.splitlines():
-        if line.startswith("{"):  # a library may print whatever it likes
-            found |= json.loads(line)
+        # A library may print whatever it likes.
+        with suppress(ValueError):
+            found |= json.loads(line) if line.startswith("{") else {}
     if run.returncode != 0:
         words = run.stderr.strip().splitlines()[-1:] or [f"it ended with {run.returncode}"]
         found["error"] = words[0]

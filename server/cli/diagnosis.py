@@ -50,8 +50,15 @@ class Diagnosis:
 
 
 def diagnose(
-    machine: Machine, engine: EngineProspect, model: ModelFacts, disk: Disk, *, offline: bool
+    machine: Machine,
+    engine: EngineProspect,
+    model: ModelFacts,
+    disk: Disk,
+    *,
+    offline: bool,
+    may_quantize: bool = True,
 ) -> Diagnosis:
+    """`may_quantize`: nothing was asked for that `--quantization` would go against."""
     problems, hints = [], []
     if engine.error is not None:
         problems.append(f"the engine cannot be started: {engine.error}")
@@ -71,7 +78,7 @@ def diagnose(
         )
     hints += _about_gpus(machine, engine)
     if engine.device == "cpu":
-        hints += _about_cpu(machine, engine, model)
+        hints += _about_cpu(machine, engine, model, may_quantize)
     return Diagnosis(problems, hints)
 
 
@@ -85,7 +92,9 @@ def _about_gpus(machine: Machine, engine: EngineProspect) -> list[str]:
     return []
 
 
-def _about_cpu(machine: Machine, engine: EngineProspect, model: ModelFacts) -> list[str]:
+def _about_cpu(
+    machine: Machine, engine: EngineProspect, model: ModelFacts, may_quantize: bool
+) -> list[str]:
     hints = []
     if engine.kernels is not None and engine.kernels.startswith("plain torch"):
         if engine.compiler is None:
@@ -94,9 +103,9 @@ def _about_cpu(machine: Machine, engine: EngineProspect, model: ModelFacts) -> l
             hints.append(f"the C++ kernels do not work here: {engine.kernels}")
     elif not _QUANTIZED_FLAGS & machine.cpu_flags:
         hints.append("a processor with AVX2 or better multiplies quantized weights as they are")
-    if engine.stays_quantized and not model.is_quantized and model.path is not None:
+    if may_quantize and engine.stays_quantized and not model.is_quantized and model.path:
         hints.append("--quantization int8: 8-bit weights are fast on this processor")
-    elif not model.is_quantized and not _BFLOAT16_FLAGS & machine.cpu_flags and model.path:
+    elif engine.dtype == "float32" and not _BFLOAT16_FLAGS & machine.cpu_flags and model.path:
         hints.append("this processor has no fast bfloat16; float32 takes twice the memory")
     if machine.usable_cpus < machine.num_cpus:
         hints.append(

@@ -16,10 +16,10 @@ from typing import Any
 import click
 
 from engine import (
-    BUILTIN_MODEL,
     CheckpointError,
     EngineProspect,
     Machine,
+    ModelAbsentError,
     OctavoError,
     examine_engine,
     examine_machine,
@@ -76,7 +76,10 @@ def doctor(config: Path | None, as_json: bool, **options: Any) -> None:
         settings.engine_config(Path(model.path or "")), is_quantized=model.is_quantized
     )
     disk = _examine_disk(settings.cache_dir)
-    diagnosis = diagnose(machine, engine, model, disk, offline=settings.offline)
+    may_quantize = settings.quantization == "auto" and settings.dtype in ("auto", "bfloat16")
+    diagnosis = diagnose(
+        machine, engine, model, disk, offline=settings.offline, may_quantize=may_quantize
+    )
     if as_json:
         click.echo(_json(machine, engine, model, disk, diagnosis))
     else:
@@ -88,7 +91,6 @@ def doctor(config: Path | None, as_json: bool, **options: Any) -> None:
 def _examine_model(settings: Settings) -> ModelFacts:
     """Looks at what is here, without the network."""
     name = settings.model
-    is_downloadable = name == BUILTIN_MODEL or ("/" in name and not Path(name).exists())
     try:
         path = resolve_model(
             name,
@@ -97,9 +99,10 @@ def _examine_model(settings: Settings) -> ModelFacts:
             on_progress=lambda phase, fraction: None,
             extra_dirs=settings.model_dirs,
         )
+    except ModelAbsentError:
+        return ModelFacts(name)
     except CheckpointError as exc:
-        is_absent = is_downloadable and not name.startswith((".", "/", "~"))
-        return ModelFacts(name, problem=None if is_absent else str(exc))
+        return ModelFacts(name, problem=str(exc))
     try:
         checkpoint = open_checkpoint(path, require_weights=settings.load_format != "dummy")
     except CheckpointError as exc:

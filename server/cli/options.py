@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
@@ -16,9 +17,15 @@ from pydantic import ByteSize, SecretStr, ValidationError
 from pydantic_core import PydanticUndefined
 
 from engine import OctavoError
-from server.settings import Settings, load_origins, load_settings
+from server.settings import (
+    Settings,
+    config_file,
+    load_origins,
+    load_settings,
+    misspelt_variables,
+    variable_of,
+)
 
-_VARIABLES = {"cache_dir": "OCTAVO_CACHE"}
 _METAVARS = {
     str: "TEXT",
     SecretStr: "TEXT",
@@ -47,20 +54,21 @@ def setting_options(names: Sequence[str]) -> Callable[[Callable[..., None]], Cal
 
 
 def read_settings(options: dict[str, Any], config: Path | None) -> Settings:
-    """Settings from a command's options, of which None was not given.
+    """Settings from a command's options, of which None was not given. Variables that are called
+    almost like one are told of.
 
     Raises click's UsageError for what the user can put right, OctavoError where there is no place
     for a cache.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    for wrong, right in misspelt_variables().items():
+        click.echo(f"octavo: {wrong} is not read; did you mean {right}?", err=True)
     try:
         return load_settings(given, config)
     except ValidationError as exc:
-        error = exc.errors()[0]
-        name = ".".join(map(str, error["loc"]))
-        raise click.UsageError(f"{name}: {error['msg']}") from None
-    except (OSError, tomllib.TOMLDecodeError) as exc:
-        raise click.UsageError(f"the configuration file: {exc}") from None
+        raise click.UsageError(_what_is_wrong(exc.errors()[0], given, config)) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise click.UsageError(f"the configuration file {config_file(config)}: {exc}") from None
 
 
 def read_origins(options: dict[str, Any], config: Path | None) -> dict[str, str]:
@@ -88,10 +96,26 @@ def fail(error: OctavoError, exit_code: int) -> NoReturn:
     sys.exit(exit_code)
 
 
+def _what_is_wrong(error: Mapping[str, Any], given: dict[str, Any], config: Path | None) -> str:
+    """Which setting, as it is called where it was given, and why."""
+    name = str(error["loc"][0])
+    name = "cache_dir" if name == variable_of("cache_dir") else name
+    if name not in Settings.model_fields:
+        close = get_close_matches(name, Settings.model_fields, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return f"{config_file(config)}: there is no setting {name!r}{hint}"
+    places = {
+        "option": f"--{name.replace('_', '-')}",
+        "environment": variable_of(name),
+        "file": f"{config_file(config)}: {name}",
+    }
+    return f"{places.get(load_origins(given, config)[name], name)}: {error['msg']}"
+
+
 def _option(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     field = Settings.model_fields[name]
     flag = f"--{name.replace('_', '-')}"
-    variable = _VARIABLES.get(name, f"OCTAVO_{name.upper()}")
+    variable = variable_of(name)
     has_default = field.default not in (None, (), PydanticUndefined)
     default = f"; default: {field.default}" if has_default else ""
     # No default here: what was not given must leave room for the environment and the file.

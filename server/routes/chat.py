@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request
 
 from server.completion.admission import check_model
+from server.disconnect import unless_disconnected
 from server.routes.described import ERRORS, json_body
 from server.services import InjectedServices
 from server.wire.body import parse_json, read_json_body
@@ -18,5 +19,5 @@ async def apply_template(request: Request, services: InjectedServices) -> ApplyT
     body.check(allow_unknown_params=services.settings.allow_unknown_params)
     if body.model is not None:
         check_model(body.model, services)
-    answer = await services.chat_templates.apply(body, services.tokenizer)
-    return ApplyTemplateResponse.model_validate(answer)
+    rendering = services.chat_templates.apply(body, services.tokenizer)
+    return await unless_disconnected(request.receive, rendering)

@@ -115,6 +115,8 @@ def test_commands_work_in_pipes(server: FaultServer, tmp_path: Path) -> None:
         ("/set temperature warm", "temperature: 'warm' is not a valid float"),
         ("/drop two", "'two'"),
         ("/retry", "nothing was said"),
+        ("/show prompt", "nothing was said"),
+        ("/usr/bin\tis full", "there is no /usr/bin;"),
     ],
 )
 def test_wrong_commands_end_a_script(
@@ -161,6 +163,22 @@ def test_servers_that_tokenize_conversations(server: FaultServer, tmp_path: Path
     assert sent(server, "/completions")[0]["prompt"] == [5, 6, 7]
 
 
+def test_a_model_that_vllm_does_not_have(server: FaultServer, tmp_path: Path) -> None:
+    error = {"error": {"message": "The model `m` does not exist.", "param": None, "code": 404}}
+    server.answers = [NOT_FOUND, json_answer(error, 404)]
+    run = chat(server, tmp_path, "Hello\n")
+    assert (run.returncode, run.stderr) == (1, "Error: The model `m` does not exist.\n")
+
+
+def test_a_server_that_is_busy_is_asked_again(server: FaultServer, tmp_path: Path) -> None:
+    busy = json_answer({"error": {"message": "Busy."}}, 503, retry_after_ms="1")
+    server.answers = [busy, applied(), busy, applied("<p>"), busy, says("x")]
+    run = chat(server, tmp_path, "Hello\n")
+    assert (run.returncode, run.stdout, run.stderr) == (0, "x\n", "")
+    server.answers = [busy]
+    assert chat(server, tmp_path, "Hello\n").stderr == "Error: Busy. (3 attempts)\n"
+
+
 def test_servers_that_cannot_chat(server: FaultServer, tmp_path: Path) -> None:
     server.answers = [NOT_FOUND]
     run = chat(server, tmp_path, "Hello\n")
@@ -173,6 +191,26 @@ def test_a_model_that_is_not_there(server: FaultServer, tmp_path: Path) -> None:
     error = {"error": {"message": "No model m.", "code": "model_not_found"}}
     server.answers = [json_answer(error, 404)]
     assert chat(server, tmp_path, "Hello\n").stderr == "Error: No model m.\n"
+
+
+def test_parameters_that_are_shown(server: FaultServer, tmp_path: Path) -> None:
+    server.answers = [applied()]
+    run = chat(server, tmp_path, "/show\n", "--param", "mirostat=2", "--logit-bias", "5=-1")
+    assert "parameters  max_tokens 512, logit_bias {'5': -1.0}, mirostat 2\n" in run.stderr
+
+
+def test_lines_from_windows(server: FaultServer, tmp_path: Path) -> None:
+    server.answers = [applied(), applied(), says("x")]
+    run = chat(server, tmp_path, "/set temperature 0\r\nHello\r\n\r\n/exit\r\n")
+    assert run.returncode == 0, run.stderr
+    assert sent(server, "/apply-template")[1]["messages"] == [{"role": "user", "content": "Hello"}]
+
+
+def test_a_line_without_end(server: FaultServer, tmp_path: Path) -> None:
+    server.answers = [applied()]
+    run = chat(server, tmp_path, "x" * (17 << 20))
+    assert (run.returncode, run.stdout, len(server.requests)) == (2, "", 1)
+    assert "a message is longer than 16 MiB" in run.stderr
 
 
 def test_what_is_no_text(server: FaultServer, tmp_path: Path) -> None:

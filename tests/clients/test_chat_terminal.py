@@ -6,7 +6,16 @@ import stat
 from pathlib import Path
 
 from chat_process import COMMAND, TOO_LONG, applied, at_terminal, environment, says, sent
-from fault_server import SILENCE, STREAM_HEAD, Answer, FaultServer, chunk, event, framed
+from fault_server import (
+    SILENCE,
+    STREAM_HEAD,
+    Answer,
+    FaultServer,
+    chunk,
+    event,
+    framed,
+    json_answer,
+)
 from pseudo_terminal import ALT_ENTER, CTRL_C, CTRL_D, ENTER, UP, plain, terminal
 
 
@@ -129,6 +138,59 @@ def test_a_message_that_got_no_answer_is_forgotten(server: FaultServer, tmp_path
     assert sent(server, "/apply-template")[2]["messages"] == [{"role": "user", "content": "Two"}]
 
 
+def test_an_answer_stays_when_another_fails(server: FaultServer, tmp_path: Path) -> None:
+    server.answers = [applied(), applied(), says("A."), applied(), TOO_LONG, applied(), says("B.")]
+    with at_terminal(server, tmp_path) as screen:
+        screen.type(f"One{ENTER}")
+        screen.expect("A.\n")
+        screen.expect(">>> ")
+        screen.type(f"/retry{ENTER}")
+        # There is nothing to drop but the message itself.
+        screen.expect("Error: The context has 9 tokens.\n")
+        screen.expect(">>> ")
+        screen.type(f"Two{ENTER}")
+        screen.expect("B.\n")
+    assert sent(server, "/apply-template")[3]["messages"] == [
+        {"role": "user", "content": "One"},
+        {"role": "assistant", "content": "A."},
+        {"role": "user", "content": "Two"},
+    ]
+
+
+def test_a_server_that_goes_away_in_the_middle(server: FaultServer, tmp_path: Path) -> None:
+    half: Answer = [STREAM_HEAD, framed(event(chunk("Half")))]
+    server.answers = [applied(), applied(), half, applied(), says("Whole.")]
+    with at_terminal(server, tmp_path) as screen:
+        screen.type(f"One{ENTER}")
+        screen.expect("^Half\nError: the connection was lost in the middle of the stream")
+        screen.expect(">>> ")
+        screen.type(f"/retry{ENTER}")
+        screen.expect("^Whole.\n")
+
+
+def test_a_history_that_cannot_be_written(server: FaultServer, tmp_path: Path) -> None:
+    """The disk is full, or there is a folder in its place: the conversation goes on without it."""
+    (tmp_path / "octavo").mkdir()
+    file = tmp_path / "octavo" / "chat_history"
+    file.write_text("# long ago\n+before\n")
+    full = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *COMMAND]
+    server.answers = [applied(), applied(), says("Yes.")]
+    with terminal(full, environment(server, tmp_path), cwd=tmp_path) as screen:
+        screen.expect(">>> ")
+        screen.type(f"Hello{ENTER}")
+        screen.expect("^Yes.\n")
+        screen.expect(">>> ")
+        screen.type(CTRL_D)
+        assert screen.wait() == 0
+    assert "Exception" not in screen.written
+    file.unlink()
+    file.mkdir()
+    server.answers = [applied(), applied(), says("Yes.")]
+    with at_terminal(server, tmp_path) as screen:
+        screen.type(f"Hello{ENTER}")
+        screen.expect("^Yes.\n")
+
+
 def test_the_history_is_there_the_next_time(server: FaultServer, tmp_path: Path) -> None:
     server.answers = [applied(), applied(), says("Yes."), applied(), applied(), says("Again.")]
     with at_terminal(server, tmp_path) as screen:
@@ -158,9 +220,17 @@ def test_no_history(server: FaultServer, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_answer_cannot_steer_the_terminal(server: FaultServer, tmp_path: Path) -> None:
+def test_a_server_cannot_steer_the_terminal(server: FaultServer, tmp_path: Path) -> None:
+    failed = json_answer({"error": {"message": "b\x1b[2J\nc"}}, 400)
     server.answers = [applied(), applied(), says("a\x1b]0;title\x07b\x9b2J")]
+    server.answers += [applied(), failed, applied("d\x1b[2J")]
     with at_terminal(server, tmp_path) as screen:
         screen.type(f"Hello{ENTER}")
         screen.expect("^a\ufffd]0;title\ufffdb\ufffd2J\n")
         assert "\x1b]0;title" not in screen.written
+        screen.expect(">>> ")
+        screen.type(f"/retry{ENTER}")
+        screen.expect("^Error: b\ufffd\\[2J c\n")
+        screen.expect(">>> ")
+        screen.type(f"/show prompt{ENTER}")
+        screen.expect("^d\ufffd\\[2J\n")

@@ -20,7 +20,6 @@ from fault_server import (
     chunk,
     event,
     framed,
-    head,
     json_answer,
     stream_answer,
 )
@@ -35,21 +34,22 @@ STREAM = stream_answer(event(chunk(" Par")), event(chunk("ís", "length")), COUN
 MODELS = json_answer({"object": "list", "data": [{"id": "first"}, {"id": "second"}]})
 
 
-def environment(server: FaultServer) -> dict[str, str]:
+def environment(server: FaultServer, **variables: str) -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONPATH": str(CLIENT),
         "OCTAVO_BASE_URL": server.base_url,
         "TERM": "xterm-256color",
+        **variables,
     }
 
 
 def complete(
-    server: FaultServer, *arguments: str, piped: str = ""
+    server: FaultServer, *arguments: str, piped: str = "", **variables: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *arguments],
-        env=environment(server),
+        env=environment(server, **variables),
         input=piped,
         capture_output=True,
         encoding="utf-8",
@@ -255,6 +255,12 @@ def test_tokens_and_probabilities_as_a_table(server: FaultServer, options: list[
     assert server.requests[0].json["logprobs"] == int(options[1] if options else 3)
 
 
+def test_a_server_that_gives_no_probabilities(server: FaultServer) -> None:
+    server.answers = [STREAM]
+    run = complete(server, "x", "--model", "m", "--logprobs")
+    assert (run.returncode, run.stdout) == (0, " París\n")
+
+
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {}])
 def test_tokens_are_painted_on_a_terminal(
     server: FaultServer, tmp_path: Path, variables: dict[str, str]
@@ -285,41 +291,6 @@ def test_text_cannot_steer_a_terminal(server: FaultServer, tmp_path: Path) -> No
         assert screen.wait() == 0
     assert screen.written == "a\ufffd[2Jb\r\n"
     assert complete(server, "x", "--model", "m").stdout == "a\x1b[2Jb\n"
-
-
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [
-        (json_answer({"error": {"message": "No such model."}}, 404), "No such model."),
-        ([head(), b"{"], "does not answer as the API does"),
-        ([], "no answer from"),
-        ([STREAM_HEAD, framed(event(chunk("half"))), framed(b"")], "[DONE]"),
-        (stream_answer(event(chunk("half")), event({"error": {"message": "Died."}})), "Died."),
-    ],
-)
-def test_an_error_is_one_line(server: FaultServer, answer: list[bytes | str], words: str) -> None:
-    server.answers = [answer]
-    arguments = ["--no-stream"] if answer[:1] == [head()] else []
-    run = complete(server, "x", "--model", "m", *arguments)
-    assert run.returncode == 1
-    assert words in run.stderr
-    assert run.stderr.startswith("Error: ")
-    assert run.stderr.count("\n") == 1
-    assert run.stdout in ("", "half\n")
-
-
-def test_a_server_without_a_model(server: FaultServer) -> None:
-    server.answers = [json_answer({"object": "list", "data": []})]
-    run = complete(server, "x")
-    assert (run.returncode, run.stdout) == (1, "")
-    assert "--model" in run.stderr
-
-
-def test_an_address_that_is_none(server: FaultServer) -> None:
-    run = complete(server, "x", "--url", "localhost:8000")
-    assert run.returncode == 2
-    assert "http://" in run.stderr
-    assert "Traceback" not in run.stderr
 
 
 def test_text_comes_as_it_is_written_and_an_interrupt_ends_it(server: FaultServer) -> None:

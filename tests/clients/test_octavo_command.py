@@ -114,7 +114,8 @@ def test_what_a_shell_is_told(site: Path, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv("COMP_WORDS", " ".join(["octavo", *words]))
         monkeypatch.setenv("COMP_CWORD", str(len(words)))
         run = octavo(site)
-        assert ("loaded" in run.stderr) == (words[0] == "greet")
+        assert ("loaded" in run.stderr) == (words[0] in ("greet", "missing"))
+        assert "Traceback" not in run.stderr
         return {line.partition(",")[2] for line in run.stdout.splitlines()}
 
     assert told("com") == {"complete", "completion"}
@@ -122,6 +123,8 @@ def test_what_a_shell_is_told(site: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert {"--version", "--help"} <= told("--")
     assert told("greet", "--na") == {"--name"}
     assert told("complete", "--top-p") == {"--top-p"}
+    for wrong in ("gone", "missing", "nonsense"):
+        assert "--name" not in told(wrong, "--")  # and nothing of what is wrong, see above
 
 
 def test_a_command_is_loaded_when_asked_for(site: Path) -> None:

@@ -233,6 +233,7 @@ def test_the_environment_is_the_default(
         ({"base_url": "http://host:port/v1"}, "not a URL"),
         ({"base_url": "http://host/v1?version=1"}, "default_query"),
         ({"base_url": "http://host", "api_key": "schl\u00fcssel"}, "ASCII"),
+        ({"base_url": "http://host", "api_key": "two\nlines"}, "printable"),
         ({"base_url": "http://host", "max_retries": -1}, "max_retries"),
     ],
 )

@@ -95,6 +95,8 @@ async def test_the_built_in_model(builtin_model: Path) -> None:
         ("{% for i in range(9) %}{% if i > 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "012"),
         ("{% if tools is not none %}tools{% endif %}{{ documents is none }}", "True"),
         ("{{ strftime_now('%Y')[:2] }}", "20"),
+        ("{% generation %}{% set x = 1 %}a{% endgeneration %}{{ x }}", "a"),
+        ("{{ {'b': 1, 'a': 2} | tojson(separators=(',', ':'), sort_keys=True) }}", '{"a":2,"b":1}'),
         ("a\n  {% if true %}\nb\n  {% endif %}\nc", "a\nb\nc"),
     ],
 )
@@ -124,6 +126,8 @@ async def test_the_words_of_a_template_that_refuses() -> None:
         ("{{ cycler.__init__.__globals__.os.system('true') }}", "SecurityError"),
         ("{{ range(10 ** 7) }}", "OverflowError"),
         ("{% include '/etc/passwd' %}", "TypeError"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+        ('{{ "\\ud800" }}', "UnicodeEncodeError"),
         # What it does not do.
         ("{{ 'a' * 10 ** 10 }}", "memory"),
         ("{% for i in range(99) %}{{ 'a' * 10 ** 5 }}{% endfor %}", "longer than"),
@@ -165,7 +169,7 @@ async def test_a_few_at_a_time_and_a_bounded_queue() -> None:
     assert sorted(statuses) == [400] * 34 + [503] * 6
     # Nothing of it is left.
     answer = await ChatTemplates().apply(body, tokenizer_with("x"))
-    assert answer["prompt"] == "x"
+    assert answer.prompt == "x"
     with pytest.raises(ApiError, match="too long"):
         await templates.apply(body, tokenizer_with(LOOP))
 
@@ -178,7 +182,7 @@ async def test_a_client_that_goes_away_ends_the_rendering() -> None:
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    assert (await templates.apply(body, tokenizer_with("x")))["prompt"] == "x"
+    assert (await templates.apply(body, tokenizer_with("x"))).prompt == "x"
 
 
 async def test_a_model_without_a_template() -> None:
@@ -266,8 +270,8 @@ async def test_its_process_has_nothing_of_ours(
     monkeypatch.setenv("OCTAVO_API_KEY", "secret")
     body = ApplyTemplateRequest.model_validate({"messages": HELLO})
     answer = await ChatTemplates().apply(body, tokenizer_with("{{ names() | join(' ') }}"))
-    assert "PYTHONPATH" in str(answer["prompt"])
-    assert "OCTAVO_API_KEY" not in str(answer["prompt"])
+    assert "PYTHONPATH" in answer.prompt
+    assert "OCTAVO_API_KEY" not in answer.prompt
     answer = await ChatTemplates().apply(body, tokenizer_with("{{ write() }}"))
-    assert answer["prompt"] == "1"  # a character that waits to be written, in vain
+    assert answer.prompt == "1"  # a character that waits to be written, in vain
     assert file.read_text() == ""

@@ -92,14 +92,23 @@ def test_a_broken_torch(tmp_path: Path, module: str, words: str) -> None:
     assert "cores" in run.stdout
 
 
+def test_a_torch_that_talks(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("print('{warning: too old}'); raise ImportError('old')")
+    run = doctor(path=tmp_path)
+    assert (run.returncode, run.stderr) == (3, "")
+    assert "problem: the engine cannot be started: ImportError: old" in run.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["./none.gguf"], "no such file or folder"),
+        (["models/none.gguf"], "no such file or folder"),
         (["smollm3"], "no model is called 'smollm3'"),
         ([str(ROOT / "server")], "needs a config.json"),
         (["somebody/model", "--offline"], "somebody/model is not on this machine"),
         (["--device", "cuda"], "torch finds no CUDA device"),
+        (["--quantization", "int8", "--dtype", "float32"], "needs a CPU with AVX2, a C++ compiler"),
     ],
 )
 def test_what_cannot_be_served(tmp_path: Path, arguments: list[str], words: str) -> None:
@@ -135,7 +144,7 @@ def test_models_that_would_be_fetched(tmp_path: Path) -> None:
         (ALONE, CPU, replace(MODEL, is_quantized=False), "--quantization int8"),
         (
             replace(ALONE, cpu_flags=frozenset()),
-            replace(CPU, stays_quantized=False),
+            replace(CPU, stays_quantized=False, dtype="float32"),
             replace(MODEL, is_quantized=False),
             "no fast bfloat16",
         ),
@@ -151,6 +160,12 @@ def test_what_would_make_it_faster(
     found = diagnose(machine, engine, model, DISK, offline=False)
     assert found.problems == []
     assert any(words in hint for hint in found.hints), found.hints
+
+
+def test_quantization_is_no_advice_where_it_was_decided() -> None:
+    plain = replace(MODEL, is_quantized=False)
+    found = diagnose(ALONE, CPU, plain, DISK, offline=False, may_quantize=False)
+    assert "--quantization" not in str(found.hints)
 
 
 def test_nothing_to_say() -> None:

@@ -63,15 +63,53 @@ def test_model_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings({}).model_dirs == ()
 
 
-@pytest.mark.parametrize("text", ["prot = 1\n", 'port = "x"\n'])
-def test_a_wrong_file(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prot = 1\n", "there is no setting 'prot'; did you mean port?"),
+        ("colour = 1\n", "there is no setting 'colour'"),
+        ('port = "x"\n', "port: Input should be a valid integer"),
+        ("cache_dir = 1\n", "cache_dir: Input"),
+    ],
+)
+def test_a_wrong_file(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "octavo.toml"
     file.write_text(text)
     with pytest.raises(ValidationError):
         load_settings({}, file)
     result = CliRunner().invoke(serve, ["--config", str(file)])
     assert result.exit_code == 2
+    assert f"{file}: {words}" in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("content", [b"port = \n", b"host = '\xff'\n"])
+def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "octavo.toml"
+    file.write_bytes(content)
+    result = CliRunner().invoke(serve, ["--config", str(file)])
+    assert result.exit_code == 2
+    assert f"the configuration file {file}: " in result.output
+
+
+def test_a_variable_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCTAVO_MAX_NUM_SEQS", "many")
+    result = CliRunner().invoke(serve, [])
+    assert result.exit_code == 2
+    assert "OCTAVO_MAX_NUM_SEQS: Input should be a valid integer" in result.output
+
+
+def test_a_variable_that_is_misspelt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would read it. What a platform sets for a service of our name is nobody's mistake."""
+    for name in ("OCTAVO_API_KEYS", "octavo_prot", "OCTAVO_SERVICE_HOST", "OCTAVO_PORT_8000_TCP"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("OCTAVO_BASE_URL", "http://127.0.0.1:9")
+    result = CliRunner().invoke(serve, ["--print-config"])
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        "octavo: OCTAVO_API_KEYS is not read; did you mean OCTAVO_API_KEY?",
+        "octavo: octavo_prot is not read; did you mean OCTAVO_PORT?",
+    ]
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -83,11 +121,11 @@ def test_a_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        (["--port", "x"], "port"),
-        (["--port", "65536"], "port"),
-        (["--kv-cache-memory", "much"], "kv_cache_memory"),
-        (["--gpu-memory-utilization", "1.1"], "gpu_memory_utilization"),
-        (["--gpu-memory-utilization", "0"], "gpu_memory_utilization"),
+        (["--port", "x"], "--port: "),
+        (["--port", "65536"], "--port: "),
+        (["--kv-cache-memory", "much"], "--kv-cache-memory: "),
+        (["--gpu-memory-utilization", "1.1"], "--gpu-memory-utilization: "),
+        (["--gpu-memory-utilization", "0"], "--gpu-memory-utilization: "),
         (["--device", "abacus"], "--device"),
         (["--nonsense"], "--nonsense"),
     ],

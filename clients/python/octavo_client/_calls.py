@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from octavo_client._config import ClientConfig
+from octavo_client._errors import APIError
 from octavo_client._types import (
     CallOptions,
     Completion,
@@ -49,20 +50,26 @@ class Call(Generic[Result]):
     def request(
         self, http: httpx.Client | httpx.AsyncClient, config: ClientConfig
     ) -> httpx.Request:
-        """It as `http` sends it, with what `config` puts around every request."""
+        """It as `http` sends it, with what `config` puts around every request.
+
+        Raises APIError for what cannot be written: half a character, a number without end.
+        """
         extra_body = self.options.get("extra_body")
         body = {**self.body, **(extra_body or {})} if self.body is not None else extra_body
         headers = httpx.Headers(config.headers)
         headers.update(self.options.get("extra_headers") or {})
         query = {**config.default_query, **(self.options.get("extra_query") or {})}
         timeout = self.options.get("timeout", config.timeout)
-        return http.build_request(
-            self.method,
-            httpx.URL(self.url).copy_merge_params(query) if query else self.url,
-            json=body,
-            headers=headers,
-            timeout=timeout,
-        )
+        try:
+            return http.build_request(
+                self.method,
+                httpx.URL(self.url).copy_merge_params(query) if query else self.url,
+                json=body,
+                headers=headers,
+                timeout=timeout,
+            )
+        except ValueError as error:
+            raise APIError(f"the request cannot be sent: {error}") from error
 
 
 def completion_call(config: ClientConfig, params: CreateParams, stream: bool) -> Call[Completion]:

@@ -59,8 +59,10 @@ class ClientConfig:
         if max_retries < 0:
             raise ValueError(f"max_retries has to be 0 or more, not {max_retries}")
         key = (api_key or _environment("API_KEY") or "").strip()
-        if not key.isascii():
-            raise ValueError("the API key has characters that cannot be sent: it has to be ASCII")
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(
+                "the API key has characters that cannot be sent: it has to be printable ASCII"
+            )
         return ClientConfig(
             base_url=_usable(base_url or _environment("BASE_URL") or DEFAULT_BASE_URL),
             api_key=key or None,

@@ -7,6 +7,8 @@ nothing of what the commands do, but how their failures end the process.
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
@@ -14,8 +16,9 @@ from importlib.metadata import EntryPoint, entry_points
 import click
 from click.shell_completion import CompletionItem
 
-from octavo_client._errors import APIError
+from octavo_client._errors import APIConnectionError, APIError, AuthenticationError
 from octavo_client.grouped_help import write_section
+from octavo_client.screen import one_line
 
 ENTRY_POINT_GROUP = "octavo.commands"
 EXIT_INTERRUPTED = 130
@@ -56,7 +59,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except APIError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(one_line(f"{error}{_advice(error)}")) from error
         except KeyboardInterrupt:
             sys.exit(EXIT_INTERRUPTED)
 
@@ -84,6 +87,17 @@ class LazyGroup(click.Group):
             rows = [(name, rest.pop(name)) for name in summaries if name in rest]
             write_section(formatter, heading, rows)
         write_section(formatter, OTHERS, list(rest.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's own; a shell that asks how a line goes on hears nothing of what is wrong."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            if not ctx.resilient_parsing:
+                raise
+            return None, None, args
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """As click's own, which would load every command to see whether it is hidden."""
@@ -124,6 +138,25 @@ def _load(entry_point: EntryPoint) -> click.Command:
     return command
 
 
+def _advice(error: APIError) -> str:
+    """What to do about it on a command line: the error's own words are for programs too."""
+    if type(error) is APIConnectionError:  # and none of its kinds: nobody is there
+        return ". Is a server running? `octavo serve` starts one, --url names another."
+    if isinstance(error, AuthenticationError):
+        return " --api-key or OCTAVO_API_KEY gives the key."
+    return ""
+
+
+def _prepare_streams() -> None:
+    """A stream that was closed before the start is an empty one, and what standard output cannot
+    encode is written as an escape."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 open to the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="octavo-client", prog_name="octavo")
 def main() -> None:
@@ -131,3 +164,4 @@ def main() -> None:
 
     Each command tells about itself: octavo COMMAND --help.
     """
+    _prepare_streams()

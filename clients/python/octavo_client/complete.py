@@ -18,6 +18,7 @@ from octavo_client.printers import JsonPrinter, Printer, ProbabilityPrinter, Tex
 from octavo_client.stopwatch import Stopwatch
 
 DEFAULT_MAX_TOKENS = 128
+MAX_PROMPT_BYTES = 16 << 20  # more than servers take; a pipe may have no end
 OUTPUT = "Output"
 # What servers cannot stream: they know it at the end only.
 _WHOLE = ("best_of", "use_beam_search", "prompt_logprobs")
@@ -137,15 +138,18 @@ def _prompt(argument: str | None, file: BinaryIO | None) -> str:
     if file is not None:
         if argument is not None:
             raise click.UsageError("give PROMPT or --file, not both")
-        return _decode(file.read())
+        return _read(file)
     if argument is not None and argument != "-":
         return argument
     if argument is None and sys.stdin.isatty():
         raise click.UsageError("there is no PROMPT: give one, or pipe it in")
-    return _decode(sys.stdin.buffer.read())
+    return _read(sys.stdin.buffer)
 
 
-def _decode(content: bytes) -> str:
+def _read(file: BinaryIO) -> str:
+    content = file.read(MAX_PROMPT_BYTES + 1)
+    if len(content) > MAX_PROMPT_BYTES:
+        raise click.UsageError(f"the prompt is longer than {MAX_PROMPT_BYTES >> 20} MiB")
     try:
         return content.decode().removesuffix("\n")
     except UnicodeDecodeError as error:

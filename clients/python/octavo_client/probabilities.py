@@ -95,8 +95,11 @@ class ProbabilityPainter:
         return self._console.color_system is not None and not self._console.no_color
 
     def add(self, choice: CompletionChoice) -> None:
-        """Write what came of the choice."""
+        """Write what came of the choice; its text alone where the server tells no more."""
         if choice.logprobs is None:
+            if choice.text:
+                self._write(Text(printable(choice.text)), end="")
+                self.ends_line = choice.text.endswith("\n")
             return
         for piece in self._reader.read(choice.logprobs):
             if self.has_colour:

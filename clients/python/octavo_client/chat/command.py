@@ -6,16 +6,13 @@ import sys
 from typing import Any
 
 import click
-import httpx
 
-from octavo_client._client import Client
-from octavo_client._config import LIMITS, ClientConfig
 from octavo_client.chat.commands import SlashCommands
 from octavo_client.chat.prompt import ChatPrompts
 from octavo_client.chat.reading import PipeReader, Reader, history_file, terminal_reader
 from octavo_client.chat.session import Session
 from octavo_client.grouped_help import GroupedCommand, GroupedOption
-from octavo_client.options import first_model, server_options
+from octavo_client.options import first_model, open_client, server_options
 from octavo_client.parameters import CHAT_PARAMETERS, parameter_options
 
 CONVERSATION = "Conversation"
@@ -58,15 +55,8 @@ def chat(
     rest. Where there is no terminal, each line that is piped in is a message. An answer has at
     most 512 tokens, if --max-tokens does not say."""
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    try:
-        config = ClientConfig.resolve(url, api_key)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    with (
-        httpx.Client(limits=LIMITS) as http,
-        Client(config.base_url, api_key=api_key, http_client=http) as client,
-    ):
-        prompts = ChatPrompts(http, config)
+    with open_client(url, api_key) as client:
+        prompts = ChatPrompts(client)
         name = model or first_model(client)
         # Better to hear now than after the first message that there is no template.
         prompts.make(name, [{"role": "user", "content": "Hello"}])

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import click
 
 from octavo_client.chat.session import DEFAULT_MAX_TOKENS, Session
-from octavo_client.parameters import CHAT_PARAMETERS, parse_value
+from octavo_client.parameters import CHAT_PARAMETERS, body_of, parse_value
 
 HELP = '''\
-/set NAME VALUE   a parameter of the API, "system" or "stats"; without VALUE: as it was
+/set NAME VALUE   a parameter of the API, "system" or "stats"; without VALUE: unset
 /show             model, server, parameters and how much was said
 /show prompt      the conversation as the model gets it
 /clear            forget the conversation
@@ -28,7 +28,7 @@ _Command = Callable[[Session, str], None]
 
 
 class SlashCommands:
-    """Finds a command by its word, or by a beginning of it that is no other's."""
+    """Finds a command by its word."""
 
     def __init__(self) -> None:
         self._commands: dict[str, _Command] = {
@@ -51,7 +51,7 @@ class SlashCommands:
         return [*self._commands, *names, "/show prompt"]
 
     def run(self, session: Session, line: str) -> None:
-        word, _, rest = line.strip().partition(" ")
+        word, rest = [*line.split(maxsplit=1), ""][:2]
         command = self._commands.get(word)
         if command is None:
             raise click.UsageError(f"there is no {word}; /help tells what there is")
@@ -68,7 +68,8 @@ def _set(session: Session, rest: str) -> None:
     elif name in ("stats", "verbose"):
         session.shows_stats = bool(click.BOOL.convert(text or "off", None, None))
     elif name not in _PARAMETERS:
-        raise click.UsageError(f"there is no {name}; {', '.join(['system', *_PARAMETERS])} are")
+        names = ", ".join(("system", "stats", *_PARAMETERS))
+        raise click.UsageError(f"there is no {name}; there are {names}")
     elif text:
         session.parameters[name] = parse_value(_PARAMETERS[name], _words(text))
     else:
@@ -85,10 +86,10 @@ def _words(text: str) -> Sequence[str]:
 def _show(session: Session, rest: str) -> None:
     if rest == "prompt":
         prompt = session.prompt().prompt
-        session.tell(prompt if isinstance(prompt, str) else str(prompt))
+        session.tell(str(prompt))  # a text, or the ids of its tokens
         return
-    given = {"max_tokens": DEFAULT_MAX_TOKENS, **session.parameters}
-    parameters = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+    given = {"max_tokens": DEFAULT_MAX_TOKENS, **body_of(session.parameters)}
+    parameters = ", ".join(f"{name} {value}" for name, value in given.items())
     rows = {
         "model": session.model,
         "server": session.client.base_url,

@@ -6,17 +6,14 @@ No template is ever rendered here: it is a program that came with somebody's mod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import httpx
-
-from octavo_client._config import ClientConfig
-from octavo_client._envelope import status_error, transport_error
-from octavo_client._errors import APIError
+from octavo_client._calls import Call
+from octavo_client._client import Client
+from octavo_client._errors import APIError, APIStatusError
 from octavo_client._types import BaseResult
-from octavo_client._wire import parse
+from octavo_client._wire import Result
 
 NO_MODEL = "model_not_found"
 
@@ -39,36 +36,36 @@ class _Tokenized(BaseResult):
 
 
 class ChatPrompts:
-    """Asks the server of `config` over `http`, which stays the caller's."""
+    """Asks the server of `client`, as often as it asks for anything."""
 
-    def __init__(self, http: httpx.Client, config: ClientConfig) -> None:
-        self._http = http
-        self._config = config
+    def __init__(self, client: Client) -> None:
+        self._transport = client._transport
 
     def make(self, model: str, messages: Sequence[dict[str, str]]) -> ChatPrompt:
         """The prompt that asks for the next answer. Raises APIError."""
         body = {"model": model, "messages": messages, "add_generation_prompt": True}
-        response = self._post("/apply-template", body)
-        if response.status_code in (404, 405) and status_error(response).code != NO_MODEL:
-            response = self._post("/tokenize", body)  # vLLM
-            if response.status_code in (404, 405) and status_error(response).code != NO_MODEL:
-                raise APIError(
-                    f"{self._config.root_url} cannot make a prompt of a conversation: it has "
-                    "neither /apply-template nor /tokenize. `octavo complete` needs neither."
-                )
-            return ChatPrompt(parse(response, _Tokenized).tokens)
-        applied = parse(response, _Applied)
-        return ChatPrompt(applied.prompt, tuple(applied.stop_token_ids))
-
-    def _post(self, path: str, body: dict[str, Any]) -> httpx.Response:
-        request = self._http.build_request(
-            "POST",
-            f"{self._config.root_url}{path}",
-            json=body,
-            headers=self._config.headers,
-            timeout=self._config.timeout,
-        )
         try:
-            return self._http.send(request)
-        except httpx.RequestError as error:
-            raise transport_error(error, request) from error
+            applied = self._post("/apply-template", _Applied, body)
+            return ChatPrompt(applied.prompt, tuple(applied.stop_token_ids))
+        except APIStatusError as error:
+            if not _has_no_such_path(error, model):
+                raise
+        try:
+            return ChatPrompt(self._post("/tokenize", _Tokenized, body).tokens)  # vLLM
+        except APIStatusError as error:
+            if not _has_no_such_path(error, model):
+                raise
+        raise APIError(
+            f"{self._transport.config.root_url} cannot make a prompt of a conversation: it has "
+            "neither /apply-template nor /tokenize. `octavo complete` needs neither."
+        )
+
+    def _post(self, path: str, result_type: type[Result], body: Mapping[str, object]) -> Result:
+        url = f"{self._transport.config.root_url}{path}"
+        return self._transport.send(Call("POST", url, result_type, body)).parse()
+
+
+def _has_no_such_path(error: APIStatusError, model: str) -> bool:
+    """Not the model, which vLLM tells by its words alone."""
+    is_about_model = error.code == NO_MODEL or f"`{model}`" in error.message
+    return error.status_code in (404, 405) and not is_about_model

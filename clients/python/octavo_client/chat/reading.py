@@ -14,6 +14,8 @@ import click
 PROMPT = ">>> "
 CONTINUATION = "... "
 QUOTES = '"""'
+# Of what is piped in: more than servers take. A file without line breaks must not fill the memory.
+MAX_LINE_BYTES = 16 << 20
 PLACEHOLDER = "Send a message (/? for help)"
 
 
@@ -42,20 +44,25 @@ class PipeReader:
     """Lines of standard input, in UTF-8."""
 
     def read(self, prompt: str) -> str:
-        line = sys.stdin.buffer.readline()
+        line = sys.stdin.buffer.readline(MAX_LINE_BYTES + 1)
         if not line:
             raise EOFError
+        if len(line) > MAX_LINE_BYTES:
+            raise click.UsageError(f"a message is longer than {MAX_LINE_BYTES >> 20} MiB")
         try:
-            return line.decode().removesuffix("\n")
+            return line.decode().rstrip("\r\n")
         except UnicodeDecodeError as error:
-            raise click.UsageError(f"what is piped in is not UTF-8: {error}") from error
+            raise _not_utf8(error) from error
 
 
 class DumbTerminalReader:
     """For terminals that can do nothing but write one character after the other."""
 
     def read(self, prompt: str) -> str:
-        return input(prompt)
+        try:
+            return input(prompt)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(error) from error
 
 
 def terminal_reader(words: Sequence[str], history: Path | None) -> Reader:
@@ -88,9 +95,14 @@ class TerminalReader:
         def _(event: KeyPressEvent) -> None:
             event.current_buffer.insert_text("\n")
 
+        class LastingHistory(FileHistory):
+            def store_string(self, string: str) -> None:
+                with suppress(OSError):  # a full disk ends no conversation
+                    super().store_string(string)
+
         path = None if history is None else _private_file(history)
         self._session: PromptSession[str] = PromptSession(
-            history=InMemoryHistory() if path is None else FileHistory(str(path)),
+            history=InMemoryHistory() if path is None else LastingHistory(str(path)),
             completer=WordCompleter(list(words), sentence=True),
             complete_while_typing=False,
             key_bindings=keys,
@@ -100,6 +112,10 @@ class TerminalReader:
 
     def read(self, prompt: str) -> str:
         return self._session.prompt(prompt, placeholder=PLACEHOLDER if prompt == PROMPT else "")
+
+
+def _not_utf8(error: UnicodeDecodeError) -> click.UsageError:
+    return click.UsageError(f"what comes in is not UTF-8: {error}")
 
 
 def history_file() -> Path:

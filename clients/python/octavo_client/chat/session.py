@@ -18,7 +18,7 @@ from octavo_client.chat.conversation import Conversation, Turn
 from octavo_client.chat.prompt import ChatPrompt, ChatPrompts
 from octavo_client.chat.reading import Reader, read_message
 from octavo_client.parameters import body_of
-from octavo_client.screen import printable
+from octavo_client.screen import one_line, printable
 from octavo_client.stopwatch import Stopwatch
 
 DEFAULT_MAX_TOKENS = 512
@@ -78,10 +78,12 @@ class Session:
         except (APIError, click.UsageError) as error:
             if not self.is_interactive:
                 raise
-            self.tell(f"Error: {describe(error)}")
+            self.tell(f"Error: {self._describe(error)}")
 
     def prompt(self) -> ChatPrompt:
         """The conversation as the model gets it. Raises APIError."""
+        if not self.conversation.turns:
+            raise click.UsageError("nothing was said yet")
         return self._prompts.make(self.model, self.conversation.messages())
 
     def say(self, message: str) -> None:
@@ -97,7 +99,7 @@ class Session:
         if not self.conversation.turns:
             raise click.UsageError("nothing was said yet")
         turn = self.conversation.turns[-1]
-        turn.answer = None
+        before, turn.answer = turn.answer, None
         writer = _Writer(printable if self.is_interactive else str)
         answer, stopwatch = Answer(writer.write), Stopwatch()
         body = {"max_tokens": DEFAULT_MAX_TOKENS, **body_of(self.parameters)}
@@ -110,7 +112,7 @@ class Session:
             is_stopped = True
         finally:
             writer.finish()
-            turn.answer = answer.text or None
+            turn.answer = answer.text or before
         if not answer.text and not is_stopped:
             turn.answer = ""
             click.echo()
@@ -122,8 +124,16 @@ class Session:
             self.tell(stopwatch.report(is_stream=True))
 
     def tell(self, line: str) -> None:
-        """Something that is not the model's."""
-        click.echo(line, err=True)
+        """Something that is not the model's, on standard error."""
+        click.echo(printable(line), err=True)
+
+    def _describe(self, error: APIError | click.UsageError) -> str:
+        """In one line."""
+        if isinstance(error, click.UsageError):
+            return one_line(error.message)
+        is_too_long = error.code == TOO_LONG and len(self.conversation.turns) > 1
+        advice = " /drop forgets the oldest turn, then /retry." if is_too_long else ""
+        return one_line(f"{error}{advice}")
 
 
 class _Writer:
@@ -140,10 +150,3 @@ class _Writer:
     def finish(self) -> None:
         if not self._ends_line:
             click.echo()
-
-
-def describe(error: APIError | click.UsageError) -> str:
-    """In one line."""
-    if isinstance(error, APIError) and error.code == TOO_LONG:
-        return f"{error.message} /drop forgets the oldest turn, then /retry."
-    return str(error) if isinstance(error, APIError) else error.message
