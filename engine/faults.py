@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from engine.batch import Batch, RowStart, ScheduledRow
-from engine.request import Failure, SamplingParams
+from engine.request import Failure, FinishReason, SamplingParams
 from engine.sequence import Sequence
 
 # Failures in a row that no request reproduced, after which the engine itself is taken to be broken.
@@ -65,6 +65,11 @@ class Suspect:
             for sequence, goal in self.goals.items()
         )
 
+    @property
+    def has_left(self) -> bool:
+        """Whether its reader gave it up, so that nobody will know whether it was the one."""
+        return any(sequence.finish_reason is FinishReason.ABORT for sequence in self.goals)
+
 
 class FaultIsolation:
     """Finds out by trying. While it does (`is_isolating`), only one step may be under way.
@@ -78,7 +83,7 @@ class FaultIsolation:
         self.num_failed_steps = 0
         self._most_tokens = max_num_batched_tokens
         self._groups: deque[list[Suspect]] = deque()  # the first is being tried
-        self._has_found = False  # somebody, since the isolation began
+        self._has_found = False  # somebody who did it, or may have, since the isolation began
         self._failed_tokens = 0  # in the step that began it
         self._num_unexplained = 0
         self._num_good = 0
@@ -142,7 +147,7 @@ class FaultIsolation:
         if not self._groups:
             return
         while self._groups and not self.allowed:
-            self._groups.popleft()
+            self._has_found |= any(suspect.has_left for suspect in self._groups.popleft())
         if self._groups:
             return
         if not self._has_found:

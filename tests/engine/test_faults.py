@@ -236,6 +236,23 @@ def test_aborted_while_it_is_looked_for() -> None:
     assert tokens(outputs, "r3") == expected_tokens(make_request("r3", [3, 2], max_tokens=50), 0)
 
 
+def test_those_who_leave_while_they_are_looked_for_do_not_end_the_engine() -> None:
+    """Whoever gave up may have been the one: the failure is not one that nobody explains."""
+    core, _ = make_core(is_poisoned)
+    good = make_request("good", [1, 2], max_tokens=100)
+    core.add(good)
+    outputs = core.step()
+    for i in range(2 * MAX_UNEXPLAINED):
+        core.add(make_request(f"bad{i}", [POISON]))
+        while not core.is_isolating:
+            outputs += core.step()
+        core.abort(f"bad{i}")
+        while core.is_isolating:
+            outputs += core.step()
+    outputs += run(core)
+    assert tokens(outputs, "good") == expected_tokens(good, 0)
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
