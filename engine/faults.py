@@ -19,7 +19,8 @@ from engine.sequence import Sequence
 
 # Failures in a row that no request reproduced, after which the engine itself is taken to be broken.
 MAX_UNEXPLAINED = 8
-# Good steps after which an unexplained failure is forgotten and smaller steps may grow again.
+# Good steps after which an unexplained failure is forgotten and smaller steps may grow again: at
+# first. A failure takes back what was computed, so there must be ever more of them in between.
 NUM_GOOD_STEPS = 64
 
 OUT_OF_MEMORY = Failure(
@@ -87,6 +88,7 @@ class FaultIsolation:
         self._failed_tokens = 0  # in the step that began it
         self._num_unexplained = 0
         self._num_good = 0
+        self._num_good_wanted = NUM_GOOD_STEPS
 
     @property
     def is_isolating(self) -> bool:
@@ -133,14 +135,17 @@ class FaultIsolation:
         if self.is_isolating:
             return
         self._num_good += 1
-        if self._num_good < NUM_GOOD_STEPS:
+        if self._num_good < self._num_good_wanted:
             return
         self._num_good = 0
         self._num_unexplained = 0
-        if self.max_tokens is not None:
-            self.max_tokens *= 2
-            if self.max_tokens >= self._most_tokens:
-                self.max_tokens = None
+        if self.max_tokens is None:
+            self._num_good_wanted = NUM_GOOD_STEPS
+            return
+        self._num_good_wanted *= 2
+        self.max_tokens *= 2
+        if self.max_tokens >= self._most_tokens:
+            self.max_tokens = None
 
     def next_group(self) -> None:
         """Go on to the next group whose members are not all cleared or gone, or end."""
