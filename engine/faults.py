@@ -19,8 +19,8 @@ from engine.sequence import Sequence
 
 # Failures in a row that no request reproduced, after which the engine itself is taken to be broken.
 MAX_UNEXPLAINED = 8
-# Good steps after which an unexplained failure is forgotten and smaller steps may grow again: at
-# first. A failure takes back what was computed, so there must be ever more of them in between.
+# Good steps after which an unexplained failure is forgotten, and smaller steps may grow for the
+# first time. A failure takes back what was computed: each growth takes twice as many as the last.
 NUM_GOOD_STEPS = 64
 
 OUT_OF_MEMORY = Failure(
@@ -135,10 +135,11 @@ class FaultIsolation:
         if self.is_isolating:
             return
         self._num_good += 1
+        if self._num_good % NUM_GOOD_STEPS == 0:
+            self._num_unexplained = 0
         if self._num_good < self._num_good_wanted:
             return
         self._num_good = 0
-        self._num_unexplained = 0
         if self.max_tokens is None:
             self._num_good_wanted = NUM_GOOD_STEPS
             return
