@@ -91,7 +91,11 @@ fields = st.fixed_dictionaries(
 
 
 @given(fields)
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 async def test_the_joined_stream_is_the_answer(
     client: httpx.AsyncClient, engine: FakeEngine, fields: dict[str, Any]
 ) -> None:
