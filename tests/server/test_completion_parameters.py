@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -393,13 +392,3 @@ async def test_hints(client: httpx.AsyncClient) -> None:
 
 async def test_neutral_values_of_unsupported_parameters_pass(client: httpx.AsyncClient) -> None:
     await complete(client, response_format={"type": "text"}, guided_json=None, grammar="")
-
-
-async def test_a_token_that_the_tokenizer_has_and_the_model_has_not() -> None:
-    """A tokenizer may have been given tokens that the model's table has no row for."""
-    engine = FakeEngine(script, info=replace(INFO, vocab_size=SPECIAL))
-    async with live_app(engine, tokenizer=byte_tokenizer()) as client:
-        await complete(client, prompt=["a", "b"])
-        assert await refused(client, prompt="a<special>b") == ("prompt", "invalid_value")
-        assert await refused(client, prompt=["a", "<special>"]) == ("prompt[1]", "invalid_value")
-    assert len(engine.requests) == 2
