@@ -14,12 +14,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from engine.batch import Batch, RowStart, ScheduledRow
-from engine.request import Failure, SamplingParams
+from engine.request import Failure, FinishReason, SamplingParams
 from engine.sequence import Sequence
 
 # Failures in a row that no request reproduced, after which the engine itself is taken to be broken.
 MAX_UNEXPLAINED = 8
-# Good steps after which an unexplained failure is forgotten and smaller steps may grow again.
+# Good steps after which an unexplained failure is forgotten, and smaller steps may grow for the
+# first time. A failure takes back what was computed: each growth takes twice as many as the last.
 NUM_GOOD_STEPS = 64
 
 OUT_OF_MEMORY = Failure(
@@ -65,6 +66,11 @@ class Suspect:
             for sequence, goal in self.goals.items()
         )
 
+    @property
+    def has_left(self) -> bool:
+        """Whether its reader gave it up, so that nobody will know whether it was the one."""
+        return any(sequence.finish_reason is FinishReason.ABORT for sequence in self.goals)
+
 
 class FaultIsolation:
     """Finds out by trying. While it does (`is_isolating`), only one step may be under way.
@@ -78,10 +84,11 @@ class FaultIsolation:
         self.num_failed_steps = 0
         self._most_tokens = max_num_batched_tokens
         self._groups: deque[list[Suspect]] = deque()  # the first is being tried
-        self._has_found = False  # somebody, since the isolation began
+        self._has_found = False  # somebody who did it, or may have, since the isolation began
         self._failed_tokens = 0  # in the step that began it
         self._num_unexplained = 0
         self._num_good = 0
+        self._num_good_wanted = NUM_GOOD_STEPS
 
     @property
     def is_isolating(self) -> bool:
@@ -128,21 +135,25 @@ class FaultIsolation:
         if self.is_isolating:
             return
         self._num_good += 1
-        if self._num_good < NUM_GOOD_STEPS:
+        if self._num_good % NUM_GOOD_STEPS == 0:
+            self._num_unexplained = 0
+        if self._num_good < self._num_good_wanted:
             return
         self._num_good = 0
-        self._num_unexplained = 0
-        if self.max_tokens is not None:
-            self.max_tokens *= 2
-            if self.max_tokens >= self._most_tokens:
-                self.max_tokens = None
+        if self.max_tokens is None:
+            self._num_good_wanted = NUM_GOOD_STEPS
+            return
+        self._num_good_wanted *= 2
+        self.max_tokens *= 2
+        if self.max_tokens >= self._most_tokens:
+            self.max_tokens = None
 
     def next_group(self) -> None:
         """Go on to the next group whose members are not all cleared or gone, or end."""
         if not self._groups:
             return
         while self._groups and not self.allowed:
-            self._groups.popleft()
+            self._has_found |= any(suspect.has_left for suspect in self._groups.popleft())
         if self._groups:
             return
         if not self._has_found:

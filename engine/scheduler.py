@@ -304,6 +304,7 @@ class Scheduler:
     ) -> list[ChoiceOutput]:
         """What a row brought, and what there is to report of it."""
         if output.error is not None:
+            self.prefix_cache.forget(sequence, 0)  # where the invalid numbers may be
             if sequence.is_beam:
                 return self.fail(sequence.request.request_id, output.error)
             self._finish(sequence, FinishReason.ERROR)

@@ -207,6 +207,7 @@ class FakeRunner:
                 -1
             ]
         if self.fail_token in token_ids:
+            self._last_sampled[row.row] = 0  # as of a real one: a launch ahead may ask for it
             return RowOutput([], error=FAILURE)
         output = RowOutput([])
         if row.prompt_targets is not None:

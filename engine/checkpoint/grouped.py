@@ -81,10 +81,12 @@ def join(weights: Sequence[GroupedWeight]) -> GroupedWeight:
 def quantize(weights: NDArray[np.float32], num_bits: int) -> GroupedWeight:
     """Round a matrix [rows, columns] to values of 4 or 8 bits; columns in multiples of 32."""
     groups = weights.reshape(len(weights), -1, GROUP_SIZE)
-    parts = [
-        _quantize(groups[first : first + _NUM_ROWS_AT_ONCE], num_bits)
-        for first in range(0, len(groups), _NUM_ROWS_AT_ONCE)
-    ]
+    # What is damaged, or too large for float16, shows in the numbers and is no warning.
+    with np.errstate(invalid="ignore", over="ignore"):
+        parts = [
+            _quantize(groups[first : first + _NUM_ROWS_AT_ONCE], num_bits)
+            for first in range(0, len(groups), _NUM_ROWS_AT_ONCE)
+        ]
     return join(parts)
 
 

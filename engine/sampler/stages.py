@@ -14,6 +14,8 @@ from torch import Tensor
 # where nothing else is left. Better to end too early than with a bad word.
 BAD_WORD = torch.finfo(torch.float32).min
 TOO_EARLY = BAD_WORD / 2
+# What a repetition penalty close to 0 raises a logit to at most: differences to it stay finite.
+_HIGHEST = -BAD_WORD / 4
 
 # Weights are summed as integers: exact, so that no order of summation can change a nucleus.
 _WEIGHT_SCALE = 2.0**40
@@ -36,6 +38,7 @@ def penalize(
     """
     in_output = output_counts > 0
     repeated = torch.where(logits > 0, logits / repetition, logits * repetition)
+    repeated.clamp_(max=_HIGHEST)
     penalized = torch.where(in_output | in_prompt, repeated, logits)
     return penalized.sub_(output_counts * frequency).sub_(in_output * presence)
 

@@ -143,13 +143,16 @@ def _beam_search(
             f"Invalid 'n': a beam search runs its beams together, and this server runs "
             f"{info.max_num_seqs} at a time.",
         )
-    longest = max(len(prompt.token_ids) for prompt in prompts)
-    num_blocks = beam_search_blocks(longest, body.max_tokens, body.n, info.block_size)
+    # Not that of the longest prompt: beams of a shorter one may have less to share.
+    num_blocks, length = max(
+        (beam_search_blocks(length, body.max_tokens, body.n, info.block_size), length)
+        for length in {len(prompt.token_ids) for prompt in prompts}
+    )
     if num_blocks > info.num_blocks:
         raise bad_request(
             "n",
             "invalid_value",
-            f"Invalid 'n': {body.n} beams of {body.max_tokens} tokens after a prompt of {longest} "
+            f"Invalid 'n': {body.n} beams of {body.max_tokens} tokens after a prompt of {length} "
             f"may need {num_blocks} pages of the KV cache, which has {info.num_blocks}. Ask for "
             "fewer beams or tokens.",
         )

@@ -89,6 +89,13 @@ class _PromptEncoder:
                 "document.",
             )
         kept = self._truncate(token_ids)
+        if (highest := max(kept)) >= self._vocab_size:
+            raise bad_request(
+                param,
+                "invalid_value",
+                f"Invalid '{param}': it contains the token {highest}, which the tokenizer has and "
+                f"the model has not: its last one is {self._vocab_size - 1}.",
+            )
         if len(kept) + body.max_tokens > self._max_len:
             raise self._too_long(str(len(kept)))
         text = ""

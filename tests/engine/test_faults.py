@@ -169,14 +169,26 @@ def test_steps_grow_again_after_good_ones() -> None:
     runner.batches.append(Batch())
     core.add(make_request("b", [2] * 64, max_tokens=1))
     run(core)
-    core.add(make_request("c", [3] * 20, max_tokens=2 * NUM_GOOD_STEPS - 60))
-    run(core)
+    for name in ("c", "cc"):  # the second growth takes twice as many steps
+        core.add(make_request(name, [3] * 20, max_tokens=NUM_GOOD_STEPS))
+        run(core)
     assert runner.batches[1].num_tokens == CONFIG.max_num_batched_tokens // 2 - 2
     runner.batches.clear()
     runner.batches.append(Batch())
     core.add(make_request("d", [4] * 64, max_tokens=1))
     run(core)
     assert runner.batches[1].num_tokens == CONFIG.max_num_batched_tokens
+
+
+def test_what_takes_longer_than_the_steps_until_they_grow_comes_to_an_end() -> None:
+    """Each attempt at a larger step voids what was computed, and the cache is not read for it."""
+    core, _ = make_core(lambda batch: MemoryError() if batch.num_tokens > 1 else None)
+    sampling = SamplingParams(max_tokens=2, prompt_logprobs=0)
+    request = Request("long", [1] * (NUM_GOOD_STEPS + 40), sampling)
+    core.add(request)
+    outputs = run(core)
+    assert tokens(outputs, "long") == expected_tokens(request, 0)
+    assert core.stats().num_failed_steps < 20
 
 
 def test_a_request_that_fits_in_no_memory_is_refused() -> None:
@@ -234,6 +246,23 @@ def test_aborted_while_it_is_looked_for() -> None:
     outputs = run(core)
     assert not errors(outputs)
     assert tokens(outputs, "r3") == expected_tokens(make_request("r3", [3, 2], max_tokens=50), 0)
+
+
+def test_those_who_leave_while_they_are_looked_for_do_not_end_the_engine() -> None:
+    """Whoever gave up may have been the one: the failure is not one that nobody explains."""
+    core, _ = make_core(is_poisoned)
+    good = make_request("good", [1, 2], max_tokens=100)
+    core.add(good)
+    outputs = core.step()
+    for i in range(2 * MAX_UNEXPLAINED):
+        core.add(make_request(f"bad{i}", [POISON]))
+        while not core.is_isolating:
+            outputs += core.step()
+        core.abort(f"bad{i}")
+        while core.is_isolating:
+            outputs += core.step()
+    outputs += run(core)
+    assert tokens(outputs, "good") == expected_tokens(good, 0)
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,24 @@ def test_a_failing_row_fails_alone() -> None:
     assert _tokens(outputs["good", 0]) == expected_tokens(good, 0)
 
 
+@pytest.mark.parametrize("max_launches", [1, 2])
+def test_what_a_failing_row_computed_is_not_found_in_the_cache(max_launches: int) -> None:
+    """Its pages may hold what made the numbers invalid, which others need not share."""
+    core, runner = _core(max_launches=max_launches)
+    prompt = [*range(12), 77]
+    core.add(_request("healthy", prompt[:8]))
+    _finish(core)
+    runner.fail_token = 77
+    core.add(_request("bad", prompt))
+    assert _finish(core)["bad", 0][0].error == FAILURE
+    runner.fail_token = None
+    runner.batches.clear()
+    again = _request("again", prompt)
+    core.add(again)
+    assert _tokens(_finish(core)["again", 0]) == expected_tokens(again, 0)
+    assert _shape(runner, 0) == [(0, 13)]
+
+
 def test_no_tokens_wanted_computes_the_prompt_and_says_length() -> None:
     core, _ = _core()
     core.add(_request("a", list(range(6)), max_tokens=0, n=2))

@@ -334,6 +334,8 @@ async def test_beam_search(client: httpx.AsyncClient, engine: FakeEngine) -> Non
         ({"stop": "x"}, "stop"),
         ({"n": INFO.max_num_seqs + 1}, "n"),
         ({"n": 32, "max_tokens": 1024}, "n"),  # 2,048 pages of 1,024
+        # 1,009 pages and, with less to share, 1,056.
+        ({"n": 48, "max_tokens": 337, "prompt": [[5] * 16, [5] * 15]}, "n"),
         ({"use_beam_search": False, "length_penalty": 2}, "length_penalty"),
         ({"use_beam_search": False, "early_stopping": True}, "early_stopping"),
     ],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
-from byte_tokenizer import EOS, byte_tokenizer
-from fake_engine import FakeEngine
+from byte_tokenizer import EOS, SPECIAL, byte_tokenizer
+from fake_engine import INFO, FakeEngine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from live_app import MODEL, live_app
@@ -91,7 +92,11 @@ fields = st.fixed_dictionaries(
 
 
 @given(fields)
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 async def test_the_joined_stream_is_the_answer(
     client: httpx.AsyncClient, engine: FakeEngine, fields: dict[str, Any]
 ) -> None:
@@ -243,3 +248,19 @@ async def test_defaults(client: httpx.AsyncClient, engine: FakeEngine) -> None:
 
 async def test_the_alias_is_answered_under_its_name(client: httpx.AsyncClient) -> None:
     assert (await complete(client, model="alias"))["model"] == "alias"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "param"), [("a<special>b", "prompt"), (["a", "<special>"], "prompt[1]")]
+)
+async def test_a_token_that_the_tokenizer_has_and_the_model_has_not(
+    prompt: str | list[str], param: str
+) -> None:
+    """A tokenizer may have been given tokens that the model's table has no row for."""
+    engine = FakeEngine(script, info=replace(INFO, vocab_size=SPECIAL))
+    async with live_app(engine, tokenizer=byte_tokenizer()) as client:
+        await complete(client, prompt="ab")
+        response = await client.post(URL, json={"model": MODEL, "prompt": prompt})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+    assert len(engine.requests) == 1

@@ -50,7 +50,13 @@ def test_any_bytes_dequantize_without_a_warning(dtype: str) -> None:
     layout = BLOCK_LAYOUTS[dtype]
     data = np.full(layout.block_bytes * 2, 0x7C, np.uint8)  # float16 0x7C7C is a NaN
     data[:2] = (0x00, 0x7C)  # float16 infinity
-    assert dequantize(TensorData(dtype, (2, layout.block_size), data)).shape[0] == 2
+    tensor = TensorData(dtype, (2, layout.block_size), data)
+    assert dequantize(tensor).shape[0] == 2
+    grouped = read_grouped(tensor)
+    if grouped is not None:
+        with np.errstate(invalid="ignore"):
+            numbers = grouped.dequantize()
+        assert not np.isfinite(numbers).all(), "damage shows"
 
 
 def test_unsupported_dtype_is_named() -> None:

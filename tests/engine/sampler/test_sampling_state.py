@@ -124,6 +124,26 @@ def test_banning_everything_still_gives_a_token(params: SamplingParams) -> None:
     assert draw_one(forbidden, [1.0, 2.0, 3.0, 2.0, 1.0]) == draw_one(params, equals)
 
 
+@pytest.mark.parametrize("method", [{}, {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.1}])
+@pytest.mark.parametrize("penalty", [1e-38, 1e-300])  # the second is 0 in float32
+def test_a_penalty_that_divides_by_next_to_nothing(
+    penalty: float, method: dict[str, float]
+) -> None:
+    """Infinities would leave nothing to compare: a token that is not allowed was drawn."""
+    logits = [1.0, 2.0, -3.0, 4.0, 5.0, 0.0]
+    drawn = set()
+    for seed in range(20):
+        params = SamplingParams(
+            repetition_penalty=penalty, allowed_token_ids=(1, 3, 5), seed=seed, **method
+        )
+        state = make_state(1, len(logits))
+        start(state, 0, params, [1, 2, 3, 5])
+        ((token_id, _, error),) = results(state.sample(torch.tensor([logits]), [0], [4]))
+        assert error is None
+        drawn.add(token_id)
+    assert drawn == {1, 3}, "as good as each other, and better than what did not occur"
+
+
 def test_ids_that_the_model_does_not_have_are_ignored() -> None:
     params = SamplingParams(
         temperature=0.0, logit_bias={-1: 100.0, 3: 100.0}, stop_token_ids=(-1, 99), min_tokens=1
