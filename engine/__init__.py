@@ -25,7 +25,13 @@ from engine.checkpoint import (
     resolve_model,
 )
 from engine.config import EngineConfig
-from engine.errors import CheckpointError, EngineDeadError, EngineStartError, OctavoError
+from engine.errors import (
+    CheckpointError,
+    EngineDeadError,
+    EngineStartError,
+    OctavoError,
+    SlowReaderError,
+)
 from engine.examine import EngineProspect, Machine, examine_engine, examine_machine
 from engine.info import EngineInfo
 from engine.request import (
@@ -69,6 +75,7 @@ __all__ = [
     "Request",
     "STEP_TOKEN_BOUNDS",
     "SamplingParams",
+    "SlowReaderError",
     "TokenLogprobs",
     "TokenizerData",
     "beam_search_blocks",

@@ -108,7 +108,7 @@ class Submissions:
         submission.reader.put(output)
         finished = output.finish_reason is not None
         if finished and not submission.reader.is_open(output.request_id):
-            del self._submissions[output.request_id]
+            self._submissions.pop(output.request_id, None)  # the reader may have given up just now
 
     def die(self, failure: str) -> None:
         """The engine is gone. Readers who cannot be helped are told `failure`."""

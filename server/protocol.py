@@ -44,6 +44,7 @@ from server.wire.limits import (
     MAX_HEADERS,
     MAX_PIPELINED,
     MAX_URL_BYTES,
+    MIN_READ_BYTES,
 )
 
 logger = logging.getLogger(__name__)
@@ -53,8 +54,8 @@ class HttpProtocol(HttpToolsProtocol):
     """One connection. Its methods are called by the event loop and, `on_...`, by the parser.
 
     `receive_deadline`: seconds from the first byte of a request to its last, and from the opening
-    of the connection to the first byte. `stall_timeout`: seconds that a client with more than a
-    buffer full of answers outstanding may go without taking most of it.
+    of the connection to the first byte. `stall_timeout`: seconds in which a client with more than a
+    buffer full of answers outstanding has to take as much as that.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._observer = observer
         self._stall_timeout = stall_timeout
         self._stall: asyncio.TimerHandle | None = None
+        self._num_stalled_bytes = 0
         self._receive_deadline = receive_deadline
         self._deadline: asyncio.TimerHandle | None = None
         self._is_ending = False
@@ -110,11 +112,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stall = self.loop.call_later(self._stall_timeout, self._cut_off)
+        self._begin_stall()
+        self._open_connections.stopped_reading(self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._end_stall()
+        self._open_connections.reads_again(self)
 
     def data_received(self, data: bytes) -> None:
         if self._is_ending:
@@ -233,12 +237,25 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(too_many_connections())
             self.transport.close()
 
+    @property
+    def num_unread_bytes(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def cut_off(self, why: str) -> None:
+        logger.info("a client was cut off: %s", why)
+        self.transport.abort()
+
     # Deadlines and refusals.
 
-    def _cut_off(self) -> None:
-        """The client does not read. Its requests end as when it goes away."""
-        logger.info("a client was cut off: it did not read for %g s", self._stall_timeout)
-        self.transport.abort()
+    def _begin_stall(self) -> None:
+        self._num_stalled_bytes = self.num_unread_bytes
+        self._stall = self.loop.call_later(self._stall_timeout, self._look_at_stall)
+
+    def _look_at_stall(self) -> None:
+        if self.num_unread_bytes <= self._num_stalled_bytes - MIN_READ_BYTES:
+            self._begin_stall()  # slow, but it reads
+        else:
+            self.cut_off(f"it did not read for {self._stall_timeout:g} s")
 
     def _end_stall(self) -> None:
         if self._stall is not None:

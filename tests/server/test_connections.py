@@ -9,16 +9,18 @@ import resource
 import socket
 import subprocess
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from fake_engine import FakeEngine
-from live_app import MODEL, live_app
+from live_app import MODEL, live_app, serving
 from raw_http import Connection, connect
+from starlette.types import Receive, Scope, Send
 
-from server.connections import RESERVED_FILES
+from server.connections import RESERVED_FILES, Connections
 from server.listen import notice_absence
 from server.settings import Settings
 from server.wire.limits import MAX_CONNECTIONS
@@ -207,6 +209,114 @@ async def test_a_slow_reader_is_not(caplog: pytest.LogCaptureFixture) -> None:
             await asyncio.sleep(0.001)
     assert text.endswith(b"data: [DONE]\n\n")
     assert engine.aborts == []
+
+
+async def test_what_a_reader_leaves_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before it is cut off nothing more is computed for it. It may still read what was."""
+    monkeypatch.setattr("engine.client.MAX_UNREAD_BYTES", 2**20)
+    engine = FakeEngine(lambda request, index: b"abcdefghij" * 10_000)
+    engine.info = replace(engine.info, max_model_len=200_000, num_blocks=20_000)
+    body = {"stream": True, "max_tokens": 100_000, "logprobs": 20}
+    async with live_app(engine) as client:
+        with unread(client) as sock:
+            sock.sendall(completion("1.0", **body))
+            async with asyncio.timeout(60):
+                await engine.until(lambda: bool(engine.aborts))
+            assert engine.is_idle
+            sock.setblocking(False)
+            answer = b""
+            while piece := await asyncio.get_running_loop().sock_recv(sock, 2**20):
+                answer += piece
+    *events, error, done, nothing = answer.partition(b"\r\n\r\n")[2].split(b"\n\n")
+    assert (done, nothing) == (b"data: [DONE]", b"")
+    assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == "reader_too_slow"
+    texts = [json.loads(event.removeprefix(b"data: "))["choices"][0]["text"] for event in events]
+    text = "".join(texts)
+    assert len(text) > 2**20 // 1710
+    assert text == ("abcdefghij" * 10_000)[: len(text)]
+
+
+class LargeAnswer:
+    """An application that answers with so many bytes, at once."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.num_ended = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        length = str(self.size).encode()
+        headers = [(b"content-length", length)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"x" * self.size})
+        self.num_ended += 1
+
+
+async def read_slowly(client: httpx.AsyncClient, size: int, seconds: float) -> int:
+    """How much comes of an answer that is read in small pieces, in so many seconds or more."""
+    num_read = 0
+    with unread(client) as sock:
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(sock, GET)
+        with suppress(ConnectionError):
+            while num_read < size and (piece := await loop.sock_recv(sock, size // 40)):
+                num_read += len(piece)
+                await asyncio.sleep(seconds * len(piece) / size)
+    return num_read
+
+
+async def test_a_slow_reader_of_a_large_answer_is_not_cut_off() -> None:
+    """However long it takes altogether."""
+    app = LargeAnswer(32 * 2**20)
+    async with serving(app, 30, stall_timeout=0.4) as client:
+        assert await read_slowly(client, app.size, 1.5) > app.size
+
+
+async def test_a_reader_of_drops_is_cut_off() -> None:
+    app = LargeAnswer(32 * 2**20)
+    async with serving(app, 30, stall_timeout=0.4) as client:
+        with unread(client) as sock:
+            sock.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(sock, GET)
+            async with asyncio.timeout(30):
+                while not app.num_ended:
+                    await loop.sock_recv(sock, 512)
+                    await asyncio.sleep(0.05)
+
+
+class Reader:
+    """A connection whose client leaves so much unread."""
+
+    is_idle = is_receiving = False
+
+    def __init__(self, num_unread_bytes: int) -> None:
+        self.num_unread_bytes = num_unread_bytes
+        self.is_cut_off = False
+
+    def give_way(self) -> None:
+        raise AssertionError("it is neither idle nor receiving")
+
+    def cut_off(self, why: str) -> None:
+        self.is_cut_off = True
+
+
+def test_answers_that_are_not_read_are_bounded_together() -> None:
+    connections = Connections(9, max_unread_bytes=100)
+    readers = [Reader(size) for size in (40, 10, 30, 20, 25, 10)]
+    for reader in readers[:4]:
+        connections.stopped_reading(reader)
+    assert not any(reader.is_cut_off for reader in readers)
+    readers[0].num_unread_bytes = 25  # it has read some
+    connections.reads_again(readers[1])
+    connections.stopped_reading(readers[4])
+    assert not any(reader.is_cut_off for reader in readers)
+    connections.stopped_reading(readers[5])
+    assert [reader.is_cut_off for reader in readers] == [False, False, True, False, False, False]
+    large = Reader(1000)
+    connections.stopped_reading(large)
+    assert [reader.is_cut_off for reader in readers] == [True, False, *[True] * 4]
+    assert not large.is_cut_off, "one answer may be as large as it likes"
 
 
 # HTTP/1.0.
