@@ -28,6 +28,7 @@ from server.disconnect import note_refusal, refusal_of
 from server.hosts import AllowedHosts
 from server.listen import notice_absence
 from server.observe.observer import Observer
+from server.stall_watch import StallWatch
 from server.wire.errors import ApiError
 from server.wire.head import (
     check_head,
@@ -44,7 +45,6 @@ from server.wire.limits import (
     MAX_HEADERS,
     MAX_PIPELINED,
     MAX_URL_BYTES,
-    MIN_READ_BYTES,
 )
 
 logger = logging.getLogger(__name__)
@@ -77,8 +77,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._hosts = hosts
         self._observer = observer
         self._stall_timeout = stall_timeout
-        self._stall: asyncio.TimerHandle | None = None
-        self._num_stalled_bytes = 0
+        self._stall = StallWatch(self, self.loop, stall_timeout)
         self._receive_deadline = receive_deadline
         self._deadline: asyncio.TimerHandle | None = None
         self._is_ending = False
@@ -106,18 +105,18 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._open_connections.remove(self)
         self._end_deadline()
-        self._end_stall()
+        self._stall.end()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._begin_stall()
+        self._stall.begin()
         self._open_connections.stopped_reading(self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._end_stall()
+        self._stall.end()
         self._open_connections.reads_again(self)
 
     def data_received(self, data: bytes) -> None:
@@ -218,7 +217,7 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    # Called by the other connections.
+    # Called by the other connections and by the watch over a slow reader.
 
     @property
     def is_idle(self) -> bool:
@@ -246,21 +245,6 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     # Deadlines and refusals.
-
-    def _begin_stall(self) -> None:
-        self._num_stalled_bytes = self.num_unread_bytes
-        self._stall = self.loop.call_later(self._stall_timeout, self._look_at_stall)
-
-    def _look_at_stall(self) -> None:
-        if self.num_unread_bytes <= self._num_stalled_bytes - MIN_READ_BYTES:
-            self._begin_stall()  # slow, but it reads
-        else:
-            self.cut_off(f"it did not read for {self._stall_timeout:g} s")
-
-    def _end_stall(self) -> None:
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
 
     def _begin_deadline(self) -> None:
         if self._deadline is None:
