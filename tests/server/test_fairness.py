@@ -65,6 +65,12 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+async def drop(posts: list[asyncio.Task[int]]) -> None:
+    for post in posts:
+        post.cancel()
+    await asyncio.gather(*posts, return_exceptions=True)
+
+
 @pytest.mark.parametrize("has_keys", [True, False], ids=["keys", "addresses"])
 async def test_one_request_beside_500_of_another(engine: EngineClient, has_keys: bool) -> None:
     queues: list[RequestQueue] = []
@@ -73,14 +79,14 @@ async def test_one_request_beside_500_of_another(engine: EngineClient, has_keys:
         order: list[str] = []
         a = Client(server, "sk-a", "127.0.0.1", order)
         b = Client(server, "sk-b", "127.0.0.1" if has_keys else "127.0.0.2", order)
-        posts = [asyncio.create_task(a.post(max_tokens=100)) for _ in range(MANY)]
-        await until(lambda: queues[0].num_open == MANY)
+        posts = [asyncio.create_task(a.post(max_tokens=300)) for _ in range(MANY)]
+        await until(lambda: queues[0].num_open + len(order) == MANY)
         num_before = len(order)
         assert await b.post() == 200
-        # Those that run when it comes, and those who get their rows together with it.
+        # Those that run when it comes, and those that get their rows together with it.
         assert order.index("sk-b") <= num_before + 2 * LIMITS.max_num_seqs
-        assert MANY - len(order) > MANY / 2
-        assert await asyncio.gather(*posts) == [200] * MANY
+        assert MANY - len(order) > LIMITS.max_num_seqs, "it came too late to tell"
+        await drop(posts)
 
 
 async def test_one_request_where_another_has_filled_the_queue(engine: EngineClient) -> None:
@@ -101,6 +107,4 @@ async def test_one_request_where_another_has_filled_the_queue(engine: EngineClie
         posts[0].cancel()
         assert await one == 200
         assert sum(post.done() for post in posts) == 22, "it came before all who wait"
-        for post in posts:
-            post.cancel()
-        await asyncio.gather(*posts, return_exceptions=True)
+        await drop(posts)
