@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from byte_tokenizer import byte_tokenizer
 from fake_engine import INFO, FakeEngine
 from live_app import MODEL, live_app
 
@@ -97,3 +98,15 @@ async def test_nothing_is_computed(fields: dict[str, Any]) -> None:
         assert (response.status_code, response.json()["error"]["code"]) == (400, "answer_too_large")
         assert len(response.content) < 1000
     assert engine.requests == []
+
+
+async def test_a_suffix_counts_for_each_prompt() -> None:
+    """Else two KiB of prompts could become as many megabytes of them."""
+    engine = FakeEngine()
+    body = {"model": MODEL, "prompt": ["ab"] * 1024, "suffix": "z" * 4095}
+    async with live_app(engine, tokenizer=byte_tokenizer(fill_in_middle=True)) as client:
+        error = (await client.post(URL, json=body)).json()["error"]
+        assert (error["param"], error["code"]) == ("suffix", "string_above_max_length")
+        body |= {"prompt": ["ab"] * 3, "max_tokens": 1, "suffix": "z" * 3000}
+        assert (await client.post(URL, json=body)).status_code == 200
+    assert [request.prompt_token_ids[-3002:-3000] for request in engine.requests] == [[98, 260]] * 3

@@ -125,19 +125,6 @@ async def test_a_gap_is_marked_with_the_tokens_of_the_model(
     assert engine.requests[-1].prompt_token_ids == [before, 98, after, *b"z", middle]
 
 
-async def test_a_suffix_counts_for_each_prompt(
-    client: httpx.AsyncClient, engine: FakeEngine
-) -> None:
-    """Else 2 KB for each of 1,024 prompts would be as much as a whole body may have, and more."""
-    prompts = ["ab"] * 1024
-    before = len(engine.requests)
-    assert await refused(client, prompt=prompts, suffix="z" * 4095) == (
-        "suffix",
-        "string_above_max_length",
-    )
-    assert len(engine.requests) == before
-
-
 async def test_an_empty_suffix_is_none(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     for suffix in ("", None):
         await complete(client, suffix=suffix)
