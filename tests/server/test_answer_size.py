@@ -109,4 +109,5 @@ async def test_a_suffix_counts_for_each_prompt() -> None:
         assert (error["param"], error["code"]) == ("suffix", "string_above_max_length")
         body |= {"prompt": ["ab"] * 3, "max_tokens": 1, "suffix": "z" * 3000}
         assert (await client.post(URL, json=body)).status_code == 200
-    assert [request.prompt_token_ids[-3002:-3000] for request in engine.requests] == [[98, 260]] * 3
+    for request in engine.requests:
+        assert request.prompt_token_ids[-3003:] == [98, 260, *[ord("z")] * 3000, 261]
