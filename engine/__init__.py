@@ -31,6 +31,7 @@ from engine.errors import (
     EngineStartError,
     ModelAbsentError,
     OctavoError,
+    SlowReaderError,
 )
 from engine.examine import EngineProspect, Machine, examine_engine, examine_machine
 from engine.info import EngineInfo
@@ -76,6 +77,7 @@ __all__ = [
     "Request",
     "STEP_TOKEN_BOUNDS",
     "SamplingParams",
+    "SlowReaderError",
     "TokenLogprobs",
     "TokenizerData",
     "beam_search_blocks",

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from engine.config import EngineConfig
-from engine.errors import EngineDeadError
+from engine.errors import EngineDeadError, OctavoError, SlowReaderError
 from engine.info import EngineInfo
 from engine.messages import FromEngine, GetStats, Started, Stats, Step
 from engine.request import ChoiceOutput, Request
@@ -24,14 +24,18 @@ from engine.supervisor import Supervisor
 
 # An engine that leaves this much unread hangs; taking more requests for it would only use memory.
 MAX_UNSENT_BYTES = 64 * 2**20
+# What a reader who is behind may leave unread of one call, in memory of this process.
+MAX_UNREAD_BYTES = 16 * 2**20
+_TOKEN_BYTES, _LOGPROB_BYTES, _ALTERNATIVE_BYTES = 40, 230, 72  # as Python's objects
 
 
 class OutputStream:
     """What comes for the requests of one call, all choices in one stream. For one reader.
 
-    Iterating gives everything that has come since the last time, so a slow reader gets several
-    outputs at once. Giving up one wait (`interrupt`, a timeout) loses nothing; leaving `async with`
-    aborts whatever is unfinished, which covers cancellation and disconnects.
+    Iterating gives everything that has come since the last time, one output for each choice, so a
+    slow reader gets many tokens at once; one who leaves more than `MAX_UNREAD_BYTES` gets these and
+    no more. Giving up one wait (`interrupt`, a timeout) loses nothing; leaving `async with` aborts
+    whatever is unfinished, which covers cancellation and disconnects.
     """
 
     def __init__(
@@ -40,19 +44,20 @@ class OutputStream:
         """`on_abort(request_id, index)` is told what the reader gives up."""
         self._on_abort = on_abort
         self._open = {request.request_id: set(range(request.n)) for request in requests}
-        self._queue: list[ChoiceOutput] = []
-        self._failure: str | None = None
+        self._queue: dict[tuple[str, int], ChoiceOutput] = {}
+        self._num_unread_bytes = 0
+        self._failure: OctavoError | None = None
         self._reader: asyncio.Future[None] | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> list[ChoiceOutput]:
-        """Never empty. Ends when every choice has finished. Raises EngineDeadError, and
-        TimeoutError when interrupted."""
+        """Never empty. Ends when every choice has finished. Raises EngineDeadError,
+        SlowReaderError, and TimeoutError when interrupted."""
         while not self._queue:
             if self._failure is not None:
-                raise EngineDeadError(self._failure)
+                raise self._failure
             if not self._open:
                 raise StopAsyncIteration
             assert self._reader is None, "a stream has one reader"
@@ -61,7 +66,9 @@ class OutputStream:
                 await self._reader
             finally:
                 self._reader = None
-        outputs, self._queue = self._queue, []
+        outputs = list(self._queue.values())
+        self._queue.clear()
+        self._num_unread_bytes = 0
         return outputs
 
     async def __aenter__(self) -> Self:
@@ -82,11 +89,11 @@ class OutputStream:
         """
         if not self.is_open(request_id, index):
             return
-        self._queue = [
-            output
-            for output in self._queue
+        self._queue = {
+            choice: output
+            for choice, output in self._queue.items()
             if output.request_id != request_id or index not in (None, output.index)
-        ]
+        }
         self._finish(request_id, index)
         self._on_abort(request_id, index)
         if not self._open:
@@ -116,17 +123,33 @@ class OutputStream:
         indices = self._open.get(output.request_id)
         if indices is None or output.index not in indices:
             return
-        self._queue.append(output)
+        choice = output.request_id, output.index
+        if choice in self._queue:
+            self._queue[choice].extend(output)
+        else:
+            self._queue[choice] = output
         if output.finish_reason is not None:
-            self._finish(output.request_id, output.index)
+            self._finish(*choice)
+        self._num_unread_bytes += _size(output)
+        if self._num_unread_bytes > MAX_UNREAD_BYTES:
+            self._overflow()
         self._wake()
 
     def fail(self, failure: str) -> None:
         """Raise EngineDeadError to the reader after what has come; nothing more will."""
         if self._open:
-            self._failure = failure
+            self._failure = EngineDeadError(failure)
             self._open.clear()
             self._wake()
+
+    def _overflow(self) -> None:
+        """What waits can still be read; the rest is not computed."""
+        unfinished = list(self._open)
+        self._open.clear()
+        if unfinished:
+            self._failure = SlowReaderError("the answer was not read as fast as it was computed")
+        for request_id in unfinished:
+            self._on_abort(request_id, None)
 
     def _finish(self, request_id: str, index: int | None) -> None:
         indices = self._open[request_id]
@@ -138,6 +161,16 @@ class OutputStream:
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+
+def _size(output: ChoiceOutput) -> int:
+    """About what it takes. Log-probabilities of prompts come once, and are bounded by whoever asks
+    for them."""
+    size = len(output.token_ids) * _TOKEN_BYTES
+    if output.logprobs is not None:
+        for entry in output.logprobs:
+            size += _LOGPROB_BYTES + len(entry.top_token_ids) * _ALTERNATIVE_BYTES
+    return size
 
 
 class Engine(Protocol):

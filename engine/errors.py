@@ -4,7 +4,8 @@ OctavoError
 ├── CheckpointError    a model cannot be found, fetched, read or understood
 │   └── ModelAbsentError   it is not here yet, and may not be fetched now
 ├── EngineStartError   the engine process did not come up
-└── EngineDeadError    the engine process went away under a request
+├── EngineDeadError    the engine process went away under a request
+└── SlowReaderError    nobody takes what comes for a request
 """
 
 
@@ -26,3 +27,7 @@ class EngineStartError(OctavoError):
 
 class EngineDeadError(OctavoError):
     """The engine process went away under a request."""
+
+
+class SlowReaderError(OctavoError):
+    """Nobody takes what comes for a request, and it is too much to be kept."""

@@ -6,6 +6,9 @@ all requests of one engine step. The types of `request.py` and `info.py` travel 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import msgspec
 
 from engine.config import EngineConfig
@@ -23,7 +26,35 @@ class Init(msgspec.Struct, tag=True, frozen=True):
 
 
 class Add(msgspec.Struct, tag=True, frozen=True):
-    requests: list[Request]
+    """A request, and `others` that differ from it in id and prompt alone: what they have in common
+    may be large, such as all tokens that are allowed, and they may be a thousand."""
+
+    request: Request
+    others: list[tuple[str, list[int]]] = []
+
+    @classmethod
+    def alike(cls, requests: Sequence[Request]) -> Add:
+        """For requests that `are_alike`."""
+        first, *others = requests
+        return cls(first, [(other.request_id, other.prompt_token_ids) for other in others])
+
+    @property
+    def requests(self) -> list[Request]:
+        """All of them, with one object for what they have in common."""
+        return [
+            self.request,
+            *(
+                replace(self.request, request_id=request_id, prompt_token_ids=token_ids)
+                for request_id, token_ids in self.others
+            ),
+        ]
+
+
+def are_alike(request: Request, other: Request) -> bool:
+    """Whether one message says what both have in common. Of sampling parameters it must be one
+    object: to compare large ones would take long."""
+    alike = replace(other, request_id=request.request_id, prompt_token_ids=request.prompt_token_ids)
+    return request.sampling is other.sampling and request == alike
 
 
 class Abort(msgspec.Struct, tag=True, frozen=True):

@@ -107,8 +107,8 @@ def _serve(channel: BlockingChannel, core: EngineCore) -> None:
 
 def _obey(message: ToEngine, core: EngineCore, channel: BlockingChannel) -> None:
     match message:
-        case Add(requests):
-            for request in requests:
+        case Add():
+            for request in message.requests:
                 core.add(request)
         case Abort(request_id, index):
             core.abort(request_id, index)

@@ -144,3 +144,15 @@ class ChoiceOutput:
     error: Failure | None = None
     started_at: float | None = None
     num_preemptions: int = 0
+
+    def extend(self, later: ChoiceOutput) -> None:
+        """Take in what a later step brought for the same choice."""
+        self.token_ids += later.token_ids
+        if self.logprobs is None:
+            self.logprobs = later.logprobs
+        elif later.logprobs is not None:
+            self.logprobs += later.logprobs
+        self.finish_reason = later.finish_reason
+        self.stop_token_id = later.stop_token_id
+        self.error = later.error
+        self.num_preemptions = later.num_preemptions

@@ -8,11 +8,11 @@ alone, as a trial of one token, and one that kills the engine there is refused. 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from engine.messages import Abort, Add, ToEngine
+from engine.messages import Abort, Add, ToEngine, are_alike
 from engine.request import ChoiceOutput, Failure, FinishReason, Request
 
 # Engine processes that get a request, trials not counted.
@@ -67,11 +67,13 @@ class Submissions:
 
     def add(self, reader: Reader, requests: list[Request]) -> None:
         """Hand over requests with new ids, now or as soon as there is an engine to take them."""
-        for request in requests:
-            assert request.request_id not in self._submissions, "request ids are used once"
-            self._submissions[request.request_id] = submission = _Submission(request, reader)
-            if not self._is_down and self._on_trial is None:
-                self._submit(submission)
+        submissions = [_Submission(request, reader) for request in requests]
+        for submission in submissions:
+            request_id = submission.request.request_id
+            assert request_id not in self._submissions, "request ids are used once"
+            self._submissions[request_id] = submission
+        if not self._is_down and self._on_trial is None:
+            self._submit(submissions)
 
     def abort(self, request_id: str, index: int | None) -> None:
         """A reader gave up one choice, which it knows to be closed, or all."""
@@ -106,7 +108,7 @@ class Submissions:
         submission.reader.put(output)
         finished = output.finish_reason is not None
         if finished and not submission.reader.is_open(output.request_id):
-            del self._submissions[output.request_id]
+            self._submissions.pop(output.request_id, None)  # the reader may have given up just now
 
     def die(self, failure: str) -> None:
         """The engine is gone. Readers who cannot be helped are told `failure`."""
@@ -162,9 +164,7 @@ class Submissions:
             if suspect.request.request_id in self._submissions:
                 self._try(suspect)
                 return
-        for submission in list(self._submissions.values()):
-            if not submission.is_sent:
-                self._submit(submission)
+        self._submit(s for s in self._submissions.values() if not s.is_sent)
 
     def _try(self, suspect: _Submission) -> None:
         request = suspect.request
@@ -181,12 +181,23 @@ class Submissions:
                 min_tokens=min(sampling.min_tokens, 1),
             ),
         )
-        self._send(Add([self._trial]))
+        self._send(Add(self._trial))
 
-    def _submit(self, submission: _Submission) -> None:
+    def _submit(self, submissions: Iterable[_Submission]) -> None:
+        """Send them in their order, those that are alike in one message."""
+        groups: list[list[_Submission]] = []
+        for submission in submissions:
+            if groups and are_alike(groups[-1][0].request, submission.request):
+                groups[-1].append(submission)
+            else:
+                groups.append([submission])
+        for group in groups:
+            self._send(Add.alike([submission.request for submission in group]))
+            for submission in group:
+                self._sent(submission)
+
+    def _sent(self, submission: _Submission) -> None:
         request = submission.request
-        # One message for each: all of a call together might be too large for one.
-        self._send(Add([request]))
         submission.is_sent = True
         self.num_resubmitted += submission.num_sendings > 0
         submission.num_sendings += 1

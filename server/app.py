@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
-from engine import Engine, EngineDeadError
+from engine import Engine, EngineDeadError, SlowReaderError
 from server.access import PUBLIC_PATHS, KeyGuard
 from server.api_keys import ApiKeys
 from server.bodies import Bodies
@@ -67,7 +67,7 @@ def create_app(
     max_bodies = min(settings.max_connections, MAX_LARGE_BODIES) * MAX_BODY_BYTES
     bodies = Bodies(settings.max_body_memory or max_bodies)
     app.add_middleware(RequestBoundary, observer=watch.observer, bodies=bodies)
-    for error in (ApiError, EngineDeadError, HTTPException):
+    for error in (ApiError, EngineDeadError, SlowReaderError, HTTPException):
         app.add_exception_handler(error, answer_error)
     return app
 

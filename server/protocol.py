@@ -28,6 +28,7 @@ from server.disconnect import note_refusal, refusal_of
 from server.hosts import AllowedHosts
 from server.listen import notice_absence
 from server.observe.observer import Observer
+from server.stall_watch import StallWatch
 from server.wire.errors import ApiError
 from server.wire.head import (
     check_head,
@@ -53,8 +54,8 @@ class HttpProtocol(HttpToolsProtocol):
     """One connection. Its methods are called by the event loop and, `on_...`, by the parser.
 
     `receive_deadline`: seconds from the first byte of a request to its last, and from the opening
-    of the connection to the first byte. `stall_timeout`: seconds that a client with more than a
-    buffer full of answers outstanding may go without taking most of it.
+    of the connection to the first byte. `stall_timeout`: seconds in which a client with more than a
+    buffer full of answers outstanding has to take as much as that.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._hosts = hosts
         self._observer = observer
         self._stall_timeout = stall_timeout
-        self._stall: asyncio.TimerHandle | None = None
+        self._stall = StallWatch(self, self.loop, stall_timeout)
         self._receive_deadline = receive_deadline
         self._deadline: asyncio.TimerHandle | None = None
         self._is_ending = False
@@ -104,17 +105,19 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._open_connections.remove(self)
         self._end_deadline()
-        self._end_stall()
+        self._stall.end()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stall = self.loop.call_later(self._stall_timeout, self._cut_off)
+        self._stall.begin()
+        self._open_connections.stopped_reading(self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._end_stall()
+        self._stall.end()
+        self._open_connections.reads_again(self)
 
     def data_received(self, data: bytes) -> None:
         if self._is_ending:
@@ -214,7 +217,7 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    # Called by the other connections.
+    # Called by the other connections and by the watch over a slow reader.
 
     @property
     def is_idle(self) -> bool:
@@ -233,17 +236,15 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(too_many_connections())
             self.transport.close()
 
-    # Deadlines and refusals.
+    @property
+    def num_unread_bytes(self) -> int:
+        return self.transport.get_write_buffer_size()
 
-    def _cut_off(self) -> None:
-        """The client does not read. Its requests end as when it goes away."""
-        logger.info("a client was cut off: it did not read for %g s", self._stall_timeout)
+    def cut_off(self, why: str) -> None:
+        logger.info("a client was cut off: %s", why)
         self.transport.abort()
 
-    def _end_stall(self) -> None:
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
+    # Deadlines and refusals.
 
     def _begin_deadline(self) -> None:
         if self._deadline is None:

@@ -175,7 +175,11 @@ class Ticket:
         self._is_closed = True
         self._leave()
         self._queue.end(self)
-        self._allowance.take((num_used if self._was_started else 0) - self.num_tokens)
+        # A request that was let in and then turned away counts for nothing.
+        is_unserved = self.refusal is not None and not self._was_started
+        self._allowance.take(
+            (num_used if self._was_started else 0) - self.num_tokens, -1 if is_unserved else 0
+        )
         if self._timer is not None:
             self._timer.cancel()
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from server.wire.errors import overloaded
+from server.fair_slots import FairSlots
+from server.tenants import Tenant
 from server.wire.limits import MAX_TEXT_THREADS, MAX_TEXTS_WAITING
 
 T = TypeVar("T")
@@ -18,25 +19,20 @@ class TextWorkers:
 
     def __init__(self, num_threads: int = MAX_TEXT_THREADS, max_waiting: int = MAX_TEXTS_WAITING):
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="text")
-        self._max_texts = num_threads + max_waiting
-        self.num_texts = 0
+        self._slots = FairSlots(num_threads, max_waiting)
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """What `work` returns or raises. Raises ApiError 503 when too many wait already.
+    async def run(self, tenant: Tenant, work: Callable[[], T]) -> T:
+        """What `work` returns or raises. Raises ApiError 503 when too many texts wait already.
 
-        It is done, and counted, also when nobody waits for it any more: a thread cannot be stopped,
-        and the text of a task that was taken back would stay in the queue, uncounted.
+        What has begun has its thread to its end, also when nobody waits for it any more: a thread
+        cannot be stopped.
         """
-        if self.num_texts >= self._max_texts:
-            raise overloaded()
-        self.num_texts += 1
+        await self._slots.take(tenant.name)
         future = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        future.add_done_callback(self._finish)
+        future.add_done_callback(lambda _: self._slots.free())
         return await asyncio.shield(future)
 
     def close(self) -> None:
         """Drop what has not begun, and wait for nothing."""
+        self._slots.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-    def _finish(self, future: asyncio.Future[T]) -> None:
-        self.num_texts -= 1

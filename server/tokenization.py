@@ -10,6 +10,7 @@ from functools import partial
 import msgspec
 
 from server.completion.prompts import check_token_ids
+from server.tenants import Tenant
 from server.text_workers import TextWorkers
 from server.tokenizer import Tokenizer
 from server.wire.limits import TOKENIZE_INLINE_CHARACTERS
@@ -17,24 +18,32 @@ from server.wire.tokenization import DetokenizeRequest, TokenizeRequest
 
 
 async def tokenize(
-    body: TokenizeRequest, tokenizer: Tokenizer, max_model_len: int, workers: TextWorkers
+    body: TokenizeRequest,
+    tokenizer: Tokenizer,
+    max_model_len: int,
+    workers: TextWorkers,
+    tenant: Tenant,
 ) -> bytes:
     """A TokenizeResponse as JSON. The prompt may be longer than the model's context.
 
     Raises ApiError 503 when too many long ones are being worked on.
     """
     if len(body.prompt) > TOKENIZE_INLINE_CHARACTERS:
-        return await workers.run(partial(_tokenize, body, tokenizer, max_model_len))
+        return await workers.run(tenant, partial(_tokenize, body, tokenizer, max_model_len))
     return _tokenize(body, tokenizer, max_model_len)
 
 
 async def detokenize(
-    body: DetokenizeRequest, tokenizer: Tokenizer, vocab_size: int, workers: TextWorkers
+    body: DetokenizeRequest,
+    tokenizer: Tokenizer,
+    vocab_size: int,
+    workers: TextWorkers,
+    tenant: Tenant,
 ) -> bytes:
     """A DetokenizeResponse as JSON. Raises ApiError 400 for an id outside the vocabulary, and 503
     as `tokenize` does."""
     if len(body.tokens) > TOKENIZE_INLINE_CHARACTERS:
-        return await workers.run(partial(_detokenize, body, tokenizer, vocab_size))
+        return await workers.run(tenant, partial(_detokenize, body, tokenizer, vocab_size))
     return _detokenize(body, tokenizer, vocab_size)
 
 

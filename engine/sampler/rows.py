@@ -72,12 +72,27 @@ class RowLists(NamedTuple):
     allowed_ids: IntArray
     bad_words: BadWords
 
+    @classmethod
+    def of(cls, params: SamplingParams, vocab_size: int) -> RowLists:
+        """A token that the model does not have cannot be drawn: nothing to do for it."""
+        bias = {i: value for i, value in params.logit_bias.items() if 0 <= i < vocab_size}
+        stop_ids = {i for i in params.stop_token_ids if 0 <= i < vocab_size}
+        allowed_ids = {i for i in params.allowed_token_ids or () if 0 <= i < vocab_size}
+        return cls(
+            np.fromiter(bias.keys(), dtype=np.int64),
+            np.fromiter(bias.values(), dtype=np.float32),
+            np.fromiter(stop_ids, dtype=np.int64),
+            np.fromiter(allowed_ids, dtype=np.int64),
+            BadWords.of(params.bad_words, vocab_size),
+        )
+
 
 class RowTable:
     """Parameters by row; void until `start`."""
 
     def __init__(self, max_num_seqs: int, vocab_size: int) -> None:
         self._vocab_size = vocab_size
+        self._last_params: SamplingParams | None = None
         self._numbers = np.zeros(max_num_seqs, dtype=_ROW)
         self._lists: list[RowLists | None] = [None] * max_num_seqs
 
@@ -86,21 +101,21 @@ class RowTable:
         vocab_size = self._vocab_size
         top_k = min(params.top_k, vocab_size) if params.top_k > 0 else vocab_size
         method = _method(params, top_k, vocab_size)
-        # A token that the model does not have cannot be drawn: nothing to do for it.
-        bias = {i: value for i, value in params.logit_bias.items() if 0 <= i < vocab_size}
-        stop_ids = {i for i in params.stop_token_ids if 0 <= i < vocab_size}
-        allowed_ids = {i for i in params.allowed_token_ids or () if 0 <= i < vocab_size}
-        bad_words = BadWords.of(params.bad_words, vocab_size)
+        if params is not self._last_params:
+            # Lists may be long, and the prompts and choices of one request share them.
+            self._last_lists = RowLists.of(params, vocab_size)
+            self._last_params = params
+        lists = self._last_lists
         penalized = _uses_penalties(params)
         self._numbers[row_start.row] = (
             choice_stream(params.seed, row_start.index),
             method,
             _width(top_k, vocab_size) if method == DrawMethod.BEST else vocab_size,
             penalized,
-            len(bias) > 0,
-            len(allowed_ids) > 0,
-            len(bad_words.last_ids) > 0,
-            penalized or bad_words.earlier.size > 0,
+            len(lists.bias) > 0,
+            len(lists.allowed_ids) > 0,
+            len(lists.bad_words.last_ids) > 0,
+            penalized or lists.bad_words.earlier.size > 0,
             params.temperature,
             -math.log(params.min_p) if params.min_p > 0 else math.inf,
             top_k,
@@ -109,16 +124,10 @@ class RowTable:
             params.presence_penalty,
             params.frequency_penalty,
             row_start.num_prompt_tokens,
-            row_start.num_prompt_tokens + params.min_tokens if stop_ids else 0,
+            row_start.num_prompt_tokens + params.min_tokens if len(lists.stop_ids) else 0,
             -1 if params.logprobs is None else min(params.logprobs, vocab_size),
         )
-        self._lists[row_start.row] = RowLists(
-            np.fromiter(bias.keys(), dtype=np.int64),
-            np.fromiter(bias.values(), dtype=np.float32),
-            np.fromiter(stop_ids, dtype=np.int64),
-            np.fromiter(allowed_ids, dtype=np.int64),
-            bad_words,
-        )
+        self._lists[row_start.row] = lists
 
     def numbers(self, rows: IntArray) -> Numbers:
         """The table's entries for `rows`: a copy."""

@@ -6,6 +6,7 @@ Answers belong to the routes. A refusal here is an HTTP status, because nothing 
 from __future__ import annotations
 
 from engine import BeamSearch, EngineInfo, Request, beam_search_blocks
+from server.completion.answer_size import check_answer_size
 from server.completion.choice import ChoiceFormat
 from server.completion.completion import Completion
 from server.completion.prompts import EncodedPrompt, encode_prompts
@@ -33,6 +34,7 @@ async def build_completion(
     if not services.engine.is_ready:
         raise model_loading()
     _check_num_sequences(body)
+    _check_priority(body, tenant)
     ticket = services.queue.enter(tenant, _least_tokens(body, services.tokenizer))
     try:
         return await _build_admitted(completion_id, body, services, ticket, record)
@@ -55,9 +57,11 @@ async def _build_admitted(
         body,
         tokenizer,
         services.workers,
+        ticket.tenant,
         vocab_size=info.vocab_size,
         max_len=min(info.max_model_len, info.num_blocks * info.block_size),
     )
+    check_answer_size(body, prompts)
     ticket.settle(
         sum(len(prompt.token_ids) + body.num_generated * body.max_tokens for prompt in prompts)
     )
@@ -115,6 +119,17 @@ def check_model(name: str, services: Services) -> None:
             f"The model '{name[:MAX_ECHOED_NAME]}' does not exist here. "
             f"This server has '{services.model_names[0]}'.",
             code="model_not_found",
+        )
+
+
+def _check_priority(body: CompletionRequest, tenant: Tenant) -> None:
+    """With keys nobody goes before the others: a queue of such requests would starve them."""
+    if tenant.has_key and body.priority < 0:
+        raise bad_request(
+            "priority",
+            "integer_below_min_value",
+            f"Invalid 'priority': {body.priority} would go before the requests of other API keys. "
+            "With API keys the least is 0, the default; what may wait has a larger one.",
         )
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.tenants import Tenant
 from server.text_workers import TextWorkers
 from server.tokenizer import Tokenizer
 from server.tokenizer.fill_in_middle import FillInMiddle
 from server.wire.errors import ApiError, bad_request
 from server.wire.fields import Prompt
-from server.wire.limits import TOKENIZE_INLINE_CHARACTERS
+from server.wire.limits import MAX_BODY_BYTES, TOKENIZE_INLINE_CHARACTERS
 from server.wire.parameter_names import unsupported
 from server.wire.schemas import CompletionRequest
 from server.wire.validation import out_of_bounds
@@ -30,6 +31,7 @@ async def encode_prompts(
     body: CompletionRequest,
     tokenizer: Tokenizer,
     workers: TextWorkers,
+    tenant: Tenant,
     *,
     vocab_size: int,
     max_len: int,
@@ -41,7 +43,7 @@ async def encode_prompts(
     """
     encoder = _PromptEncoder(body, tokenizer, vocab_size, max_len)
     if encoder.size > TOKENIZE_INLINE_CHARACTERS:
-        return await workers.run(encoder.encode_all)
+        return await workers.run(tenant, encoder.encode_all)
     return encoder.encode_all()
 
 
@@ -56,9 +58,17 @@ class _PromptEncoder:
         self._vocab_size = vocab_size
         self._max_len = max_len
         self._markers = _markers(tokenizer) if body.suffix else None
+        self._suffix_ids: list[int] = []
         sizes = [len(prompt.encode()) for prompt in body.prompt if isinstance(prompt, str)]
         suffix_size = len(body.suffix.encode())
         self.size = sum(sizes) + suffix_size * len(body.prompt)
+        if self.size > MAX_BODY_BYTES:
+            raise bad_request(
+                "suffix",
+                "string_above_max_length",
+                f"Invalid 'suffix': it counts once for each of the {len(body.prompt)} prompts, and "
+                f"all together may have {MAX_BODY_BYTES} bytes.",
+            )
         longest = max(sizes, default=0) + suffix_size
         if body.truncate_prompt_tokens is None and longest > max_len * tokenizer.max_token_bytes:
             least = -(-longest // tokenizer.max_token_bytes)
@@ -66,6 +76,8 @@ class _PromptEncoder:
 
     def encode_all(self) -> list[EncodedPrompt]:
         prompts = self._body.prompt
+        if self._markers is not None:
+            self._suffix_ids = self._tokenizer.encode(self._body.suffix, False)
         return [
             self._encode("prompt" if len(prompts) == 1 else f"prompt[{position}]", prompt)
             for position, prompt in enumerate(prompts)
@@ -108,7 +120,7 @@ class _PromptEncoder:
         """The prompt whose continuation belongs between `prompt` and the suffix."""
         tokenizer = self._tokenizer
         before = tokenizer.encode(prompt, False) if isinstance(prompt, str) else prompt
-        token_ids = markers.join(before, tokenizer.encode(self._body.suffix, False))
+        token_ids = markers.join(before, self._suffix_ids)
         return tokenizer.begin_document(token_ids) if self._body.add_special_tokens else token_ids
 
     def _truncate(self, token_ids: list[int]) -> list[int]:

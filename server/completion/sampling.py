@@ -6,10 +6,10 @@ import secrets
 from collections.abc import Iterator, Sequence
 
 from engine import SamplingParams
+from server.completion.prompts import check_token_ids
 from server.tokenizer import Tokenizer
 from server.wire.fields import unknown_tokens
 from server.wire.schemas import CompletionRequest
-from server.wire.validation import out_of_bounds
 
 
 def sampling_params(
@@ -19,8 +19,10 @@ def sampling_params(
     strange = [str(token_id) for token_id in body.logit_bias if token_id >= vocab_size]
     if strange:
         raise unknown_tokens(strange)
-    _check_ids("stop_token_ids", body.stop_token_ids, vocab_size)
-    _check_ids("allowed_token_ids", body.allowed_token_ids or (), vocab_size)
+    for param in ("stop_token_ids", "allowed_token_ids"):
+        token_ids = getattr(body, param)
+        if token_ids:
+            check_token_ids(param, token_ids, vocab_size)
     return SamplingParams(
         temperature=body.temperature,
         top_p=body.top_p,
@@ -39,14 +41,6 @@ def sampling_params(
         allowed_token_ids=_distinct(body.allowed_token_ids),
         bad_words=tuple(dict.fromkeys(_encode_words(body.bad_words, tokenizer))),
     )
-
-
-def _check_ids(param: str, token_ids: Sequence[int], vocab_size: int) -> None:
-    for position, token_id in enumerate(token_ids):
-        if token_id < 0:
-            raise out_of_bounds(f"{param}[{position}]", ">=", 0, token_id)
-        if token_id >= vocab_size:
-            raise out_of_bounds(f"{param}[{position}]", "<=", vocab_size - 1, token_id)
 
 
 def _stop_token_ids(body: CompletionRequest, tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from contextlib import closing
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from engine import EngineDeadError
+from engine import EngineDeadError, SlowReaderError
 from server.completion.chunks import DONE, ChunkWriter
 from server.completion.completion import Completion
 from server.disconnect import unless_disconnected
@@ -129,7 +129,7 @@ class SilenceTimer:
 
 
 def _error_event(exc: Exception, record: RequestRecord | None) -> str:
-    if not isinstance(exc, ApiError | EngineDeadError):
+    if not isinstance(exc, ApiError | EngineDeadError | SlowReaderError):
         logger.error("A stream failed", exc_info=exc)
     error = api_error(exc)
     if record is not None:

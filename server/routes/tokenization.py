@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from server.completion.admission import check_model
 from server.routes.described import ERRORS, json_body
-from server.services import InjectedServices, Services
+from server.services import InjectedServices, InjectedTenant, Services
 from server.tokenization import detokenize, tokenize
 from server.wire.body import parse_json, read_json_body
 from server.wire.tokenization import (
@@ -28,11 +28,14 @@ _both = APIRouter()
     responses={200: {"model": TokenizeResponse}, **ERRORS},
     openapi_extra=json_body(TokenizeRequest),
 )
-async def create_tokens(request: Request, services: InjectedServices) -> Response:
+async def create_tokens(
+    request: Request, services: InjectedServices, tenant: InjectedTenant
+) -> Response:
     """The token ids of a text."""
     body = await _read(TokenizeRequest, request, services)
     max_model_len = services.engine.info.max_model_len
-    return _json(await tokenize(body, services.tokenizer, max_model_len, services.workers))
+    content = await tokenize(body, services.tokenizer, max_model_len, services.workers, tenant)
+    return _json(content)
 
 
 @_both.post(
@@ -40,11 +43,14 @@ async def create_tokens(request: Request, services: InjectedServices) -> Respons
     responses={200: {"model": DetokenizeResponse}, **ERRORS},
     openapi_extra=json_body(DetokenizeRequest),
 )
-async def create_text(request: Request, services: InjectedServices) -> Response:
+async def create_text(
+    request: Request, services: InjectedServices, tenant: InjectedTenant
+) -> Response:
     """The text of token ids, special tokens by their names."""
     body = await _read(DetokenizeRequest, request, services)
     vocab_size = services.engine.info.vocab_size
-    return _json(await detokenize(body, services.tokenizer, vocab_size, services.workers))
+    content = await detokenize(body, services.tokenizer, vocab_size, services.workers, tenant)
+    return _json(content)
 
 
 router = APIRouter()

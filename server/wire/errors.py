@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from engine import EngineDeadError
+from engine import EngineDeadError, SlowReaderError
 from server.observe.record import record_of
 from server.wire.limits import MAX_ECHOED_CHARACTERS, RETRY_AFTER_SECONDS
 
@@ -137,6 +137,13 @@ def api_error(exc: Exception, method: str = "", path: str = "") -> ApiError:
         return unavailable(
             "The engine went away while it worked on this request; it is being started again.",
             "engine_restarting",
+        )
+    if isinstance(exc, SlowReaderError):
+        return ApiError(
+            503,
+            "The stream was not read as fast as it was computed, and is too large to be kept.",
+            type="server_error",
+            code="reader_too_slow",
         )
     if isinstance(exc, HTTPException):
         return _from_http_exception(exc, f"{method} {path[:MAX_ECHOED_CHARACTERS]}")

@@ -31,6 +31,11 @@ MAX_BAD_WORD_LENGTH = 256
 MAX_CACHE_SALT_LENGTH = 128
 MAX_USER_LENGTH = 512
 
+MAX_ANSWER_BYTES = 64 * 1024 * 1024  # of prompts, token ids and log-probabilities, estimated
+BYTES_PER_LOGPROB = 32  # of an answer: a token's text and a number
+BYTES_PER_RANKED_TOKEN = 64  # the same in `prompt_logprobs`, where it is an object
+BYTES_PER_TOKEN_ID = 8
+
 MAX_REPORTED_PROBLEMS = 10  # of one request
 MAX_ECHOED_CHARACTERS = 200  # of a client's input, in an error message
 MAX_ECHOED_NAME = 64
@@ -46,6 +51,8 @@ RENDERING_SECONDS = 15.0  # of which the process may compute for 5
 RETRY_AFTER_SECONDS = 2
 HTTP_KEEP_ALIVE_SECONDS = 75  # connection pools hold idle connections for 60
 STALL_SECONDS = 60.0  # for a client that does not read to go on
+MIN_READ_BYTES = 64 * 1024  # in that time, of an answer that is longer
+MAX_UNREAD_BYTES = 256 * 1024 * 1024  # of the answers that clients are slow to read, all together
 MAX_CONNECTIONS = 4096
 PROBE_AFTER_SECONDS = 30  # of silence the system asks whether the client's machine is there,
 PROBE_SECONDS = 10  # so often,

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 from engine_children import is_idle, make_request, read_all, until
-from fake_engine_process import LIMITS, expected_tokens
+from fake_engine_process import LIMITS, NUM_COUNTS, expected_tokens
 
 import engine.channel
-from engine import ChoiceOutput, EngineClient, FinishReason
+from engine import ChoiceOutput, EngineClient, FinishReason, Request, SamplingParams
 
 
 async def test_one_request(client: EngineClient) -> None:
@@ -35,6 +35,14 @@ async def test_several_requests_and_choices_in_one_stream(client: EngineClient) 
         (f"r{i}", index): expected_tokens(i, index, 5 + i)
         for i in range(1, 5)
         for index in range(i)
+    }
+
+
+async def test_many_prompts_of_one_call(client: EngineClient) -> None:
+    sampling = SamplingParams(max_tokens=4, allowed_token_ids=tuple(range(50_000)))
+    requests = [Request(f"r{i}", [i % NUM_COUNTS], sampling) for i in range(300)]
+    assert await read_all(client.add(requests)) == {
+        (f"r{i}", 0): expected_tokens(i % NUM_COUNTS, 0, 4) for i in range(300)
     }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -20,8 +23,10 @@ from engine.messages import (
     Stats,
     Step,
     ToEngine,
+    are_alike,
 )
 from engine.request import (
+    BeamSearch,
     ChoiceOutput,
     Failure,
     FinishReason,
@@ -67,7 +72,8 @@ INFO = EngineInfo("llama", 49152, 135_000_000, 8192, "cpu", "bfloat16", "cpu", 9
     "message",
     [
         Init(EngineConfig("model.gguf", device="cpu", kv_cache_memory=1 << 32)),
-        Add([REQUEST, Request("cmpl-2", [0])]),
+        Add(REQUEST),
+        Add(REQUEST, [("cmpl-2", [0]), ("cmpl-3", [7, 8])]),
         Abort("cmpl-1"),
         Abort("cmpl-1", 2),
         GetStats(),
@@ -98,10 +104,44 @@ def test_answers(message: FromEngine) -> None:
         {"type": "Eval", "code": "1"},
         {"type": "Abort"},
         {"type": "Abort", "request_id": 1},
-        {"type": "Add", "requests": [{"request_id": "a", "prompt_token_ids": ["x"]}]},
+        {"type": "Add", "request": {"request_id": "a", "prompt_token_ids": ["x"]}},
+        {"type": "Add", "request": {"request_id": "a", "prompt_token_ids": [1]}, "others": [["b"]]},
         {"type": "Step", "outputs": []},
     ],
 )
 def test_other_things_are_refused(body: dict[str, object]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.msgpack.decode(msgspec.msgpack.encode(body), type=ToEngine)
+
+
+def test_requests_that_are_alike() -> None:
+    requests = [
+        replace(REQUEST, request_id=name, prompt_token_ids=[number])
+        for number, name in enumerate("abc")
+    ]
+    assert all(are_alike(REQUEST, request) for request in requests)
+    received = msgspec.msgpack.decode(encode_frame(Add.alike(requests))[4:], type=Add).requests
+    assert received == requests
+    assert len({id(request.sampling) for request in received}) == 1
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"sampling": replace(REQUEST.sampling, seed=1)},
+        {"n": 2},
+        {"cache_salt": "other"},
+        {"priority": 1},
+        {"beam_search": BeamSearch()},
+        {"tenant": "b"},
+    ],
+)
+def test_requests_that_are_not(difference: dict[str, Any]) -> None:
+    assert not are_alike(REQUEST, replace(REQUEST, **difference))
+
+
+def test_all_that_requests_may_differ_in_was_tried() -> None:
+    assert {field.name for field in fields(Request)} == {
+        *("request_id", "prompt_token_ids", "sampling", "n"),
+        *("cache_salt", "priority", "beam_search", "tenant"),
+    }

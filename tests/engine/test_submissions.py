@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from engine import ChoiceOutput, EngineDeadError, FinishReason, OutputStream, Request
+from engine import (
+    ChoiceOutput,
+    EngineDeadError,
+    FinishReason,
+    OutputStream,
+    Request,
+    SamplingParams,
+)
+from engine.channel import encode_frame
 from engine.messages import Abort, Add, ToEngine
 from engine.submissions import KILLED_THE_ENGINE, Submissions
 
@@ -122,3 +130,36 @@ async def test_aborts_of_what_is_held_back() -> None:
     desk.put("c+trial", FinishReason.LENGTH)
     assert desk.take_sent() == ["c", "w", "-w"]
     assert not suspects[0].is_open("a")
+
+
+def num_bytes(messages: list[ToEngine]) -> int:
+    return sum(len(encode_frame(message)) for message in messages)
+
+
+async def test_what_many_prompts_have_in_common_is_sent_once() -> None:
+    """Else a request of 4 MiB could become one of gigabytes on its way to the engine."""
+    desk = Desk()
+    sampling = SamplingParams(allowed_token_ids=tuple(range(50_000)))
+    requests = [Request(f"a{number}", [1, 2, 3], sampling) for number in range(1024)]
+    desk.submissions.add(OutputStream(requests, desk.submissions.abort), requests)
+    assert num_bytes(desk.sent) < 250_000
+    assert desk.take_sent() == [request.request_id for request in requests]
+    desk.die()
+    desk.submissions.revive()
+    assert num_bytes(desk.sent) < 250_000
+    assert desk.take_sent() == [request.request_id for request in requests]
+
+
+async def test_each_request_has_its_own_parameters() -> None:
+    desk = Desk()
+    warm, cold = SamplingParams(temperature=1.0), SamplingParams(temperature=0.5)
+    requests = [
+        Request("a", [1], warm),
+        Request("b", [2], warm),
+        Request("c", [3], cold),
+        Request("d", [4], cold, n=2),
+        Request("e", [5], warm),
+    ]
+    desk.submissions.add(OutputStream(requests, desk.submissions.abort), requests)
+    added = [message.requests for message in desk.sent if isinstance(message, Add)]
+    assert added == [requests[:2], requests[2:3], requests[3:4], requests[4:]]

@@ -212,7 +212,7 @@ async def test_an_end_is_told_before_the_process_is_gone(
     """One that said that it cannot go on, and takes its time."""
     monkeypatch.setattr(engine.child, "EXIT_GRACE_SECONDS", 1.0)
     pid = watched.pid
-    watched.supervisor.send(Add([Request("r", [LINGER])]))
+    watched.supervisor.send(Add(Request("r", [LINGER])))
     assert await watched.deaths.get() == "it has not ended yet"
     os.kill(pid, 0)  # it is there
     await watched.ready()

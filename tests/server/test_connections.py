@@ -10,20 +10,23 @@ import socket
 import subprocess
 import sys
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from fake_engine import FakeEngine
-from live_app import MODEL, live_app
+from live_app import MODEL, live_app, serving
 from raw_http import Connection, connect
+from starlette.types import Receive, Scope, Send
 
-from server.connections import RESERVED_FILES
+from server.connections import RESERVED_FILES, Connections
 from server.listen import notice_absence
 from server.settings import Settings
 from server.wire.limits import MAX_CONNECTIONS
 
 GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+LARGE = 32 * 2**20
 URL = "/v1/completions"
 BODY: dict[str, Any] = {"model": MODEL, "prompt": "p", "max_tokens": 2}
 
@@ -170,10 +173,10 @@ def test_the_system_looks_for_clients_that_are_gone() -> None:
 # Readers that stop.
 
 
-def unread(client: httpx.AsyncClient) -> socket.socket:
-    """A connection of which nothing is read, with small buffers."""
+def unread(client: httpx.AsyncClient, buffer_size: int = 4096) -> socket.socket:
+    """A connection of which nothing is read, with a small buffer."""
     sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_size)
     sock.connect((client.base_url.host, client.base_url.port))
     return sock
 
@@ -207,6 +210,100 @@ async def test_a_slow_reader_is_not(caplog: pytest.LogCaptureFixture) -> None:
             await asyncio.sleep(0.001)
     assert text.endswith(b"data: [DONE]\n\n")
     assert engine.aborts == []
+
+
+async def test_what_a_reader_leaves_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before it is cut off nothing more is computed for it. It may still read what was."""
+    monkeypatch.setattr("engine.client.MAX_UNREAD_BYTES", 2**20)
+    engine = FakeEngine(lambda request, index: b"abcdefghij" * 10_000)
+    engine.info = replace(engine.info, max_model_len=200_000, num_blocks=20_000)
+    body = {"stream": True, "max_tokens": 100_000, "logprobs": 20}
+    async with live_app(engine) as client:
+        with unread(client) as sock:
+            sock.sendall(completion("1.0", **body))
+            async with asyncio.timeout(60):
+                await engine.until(lambda: bool(engine.aborts))
+            assert engine.is_idle
+            sock.setblocking(False)
+            answer = b""
+            while piece := await asyncio.get_running_loop().sock_recv(sock, 2**20):
+                answer += piece
+    *events, error, done, nothing = answer.partition(b"\r\n\r\n")[2].split(b"\n\n")
+    assert (done, nothing) == (b"data: [DONE]", b"")
+    assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == "reader_too_slow"
+    texts = [json.loads(event.removeprefix(b"data: "))["choices"][0]["text"] for event in events]
+    text = "".join(texts)
+    assert len(text) > 2**20 // 1710
+    assert text == ("abcdefghij" * 10_000)[: len(text)]
+
+
+async def large_answer(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that answers with more than the system's buffers hold, at once."""
+    headers = [(b"content-length", str(LARGE).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"x" * LARGE})
+
+
+async def test_a_slow_reader_of_a_large_answer_is_not_cut_off() -> None:
+    """However long it takes altogether."""
+    num_read = 0
+    async with serving(large_answer, 30, stall_timeout=0.4) as client:
+        with unread(client, 2**19) as sock:
+            sock.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(sock, GET)
+            async with asyncio.timeout(30):
+                while num_read < LARGE and (piece := await loop.sock_recv(sock, 2**19)):
+                    num_read += len(piece)
+                    await asyncio.sleep(len(piece) / LARGE)  # a second for all of it
+    assert num_read >= LARGE
+
+
+async def test_a_reader_of_drops_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "server"):
+        async with serving(large_answer, 30, stall_timeout=0.2) as client:
+            with unread(client) as sock:
+                sock.setblocking(False)
+                loop = asyncio.get_running_loop()
+                await loop.sock_sendall(sock, GET)
+                async with asyncio.timeout(30):
+                    while "cut off" not in caplog.text:
+                        await loop.sock_recv(sock, 512)
+                        await asyncio.sleep(0.02)
+
+
+class Reader:
+    """A connection whose client leaves so much unread."""
+
+    is_idle = is_receiving = False
+
+    def __init__(self, num_unread_bytes: int) -> None:
+        self.num_unread_bytes = num_unread_bytes
+        self.is_cut_off = False
+
+    def give_way(self) -> None:
+        raise AssertionError("it is neither idle nor receiving")
+
+    def cut_off(self, why: str) -> None:
+        self.is_cut_off = True
+
+
+def test_answers_that_are_not_read_are_bounded_together() -> None:
+    connections = Connections(9, max_unread_bytes=100)
+    readers = [Reader(size) for size in (40, 10, 30, 20, 25, 10)]
+    for reader in readers[:4]:
+        connections.stopped_reading(reader)
+    assert not any(reader.is_cut_off for reader in readers)
+    readers[0].num_unread_bytes = 25  # it has read some
+    connections.reads_again(readers[1])
+    connections.stopped_reading(readers[4])
+    assert not any(reader.is_cut_off for reader in readers)
+    connections.stopped_reading(readers[5])
+    assert [reader.is_cut_off for reader in readers] == [False, False, True, False, False, False]
+    large = Reader(1000)
+    connections.stopped_reading(large)
+    assert [reader.is_cut_off for reader in readers] == [True, False, *[True] * 4]
+    assert not large.is_cut_off, "one answer may be as large as it likes"
 
 
 # HTTP/1.0.

@@ -197,6 +197,22 @@ async def test_tokens_make_room_too(keys: Path) -> None:
         assert await statuses(engine, few) == [200]
 
 
+async def test_who_is_pushed_out_may_come_again(tmp_path: Path) -> None:
+    """Nothing was done for it, so it counts for no limit."""
+    file = tmp_path / "keys"
+    file.write_text("sk-a name=a rpm=3 tpm=100\nsk-b name=b\n")
+    engine = FakeEngine(manual=True)
+    async with live_app(engine, Settings(max_queue_requests=2, api_key_file=file)) as client:
+        posts = await queue_up(client, engine, 2, headers=A)
+        posts += await queue_up(client, engine, 1, headers=B)
+        assert is_overloaded(await posts[1])
+        await statuses(engine, posts)
+        posts = await queue_up(client, engine, 2, headers=A, body={"max_tokens": 8})
+        assert await statuses(engine, posts) == [200] * 2
+        response = await client.post(URL, json=BODY, headers=A)
+        assert response.status_code == 429
+
+
 async def test_a_stream_that_gives_up_late_says_so(keys: Path) -> None:
     engine = FakeEngine(manual=True)
     settings = Settings(max_queue_requests=2, api_key_file=keys, sse_keep_alive_seconds=0.02)
@@ -211,6 +227,18 @@ async def test_a_stream_that_gives_up_late_says_so(keys: Path) -> None:
             assert '"code":"server_is_overloaded"' in rest[0]
             assert rest[1:] == ["data: [DONE]"]
         assert await statuses(engine, posts) == [200] * 2
+
+
+async def test_nobody_with_a_key_goes_before_the_others(keys: Path) -> None:
+    engine = FakeEngine()
+    async with live_app(engine, Settings(api_key_file=keys)) as client:
+        response = await client.post(URL, json=BODY | {"priority": -1}, headers=A)
+        error = response.json()["error"]
+        assert (response.status_code, error["param"]) == (400, "priority")
+        for priority in (0, 1):
+            response = await client.post(URL, json=BODY | {"priority": priority}, headers=A)
+            assert response.status_code == 200
+    assert [request.priority for request in engine.requests] == [0, 1]
 
 
 async def test_the_engine_is_told_whose_request_it_is(keys: Path) -> None:

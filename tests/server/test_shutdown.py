@@ -175,7 +175,7 @@ async def test_what_hangs_is_answered_in_json(caplog: pytest.LogCaptureFixture) 
     async with Stopping(engine, 0.0) as server:
         services = server.app.state.services
 
-        async def never(work: object) -> None:
+        async def never(tenant: object, work: object) -> None:
             await asyncio.Event().wait()
 
         services.workers.run = never
