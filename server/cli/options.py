@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from engine import OctavoError
 from server.settings import Settings, load_origins, load_settings
+from server.standard_streams import tell
 
 _VARIABLES = {"cache_dir": "OCTAVO_CACHE"}
 _METAVARS = {
@@ -84,7 +85,7 @@ def in_words(num_bytes: int) -> str:
 
 def fail(error: OctavoError, exit_code: int) -> NoReturn:
     """Say what was wrong, in one line, and leave."""
-    click.echo(f"octavo: {error}", err=True)
+    tell(f"octavo: {error}")
     sys.exit(exit_code)
 
 

@@ -27,7 +27,8 @@ LOADING_SECONDS = 20.0  # importing torch on a busy machine is the longest silen
 
 
 @pytest.fixture
-async def engine(builtin_model: Path) -> AsyncIterator[EngineClient]:
+async def timed_engine(builtin_model: Path) -> AsyncIterator[tuple[EngineClient, float]]:
+    """And how long its start took, in seconds."""
     config = EngineConfig(
         str(builtin_model),
         dtype="float32",
@@ -36,9 +37,15 @@ async def engine(builtin_model: Path) -> AsyncIterator[EngineClient]:
         engine_timeout=ENGINE_TIMEOUT,
     )
     client = EngineClient(config, module="faulty_engine_process")
+    started = time.monotonic()
     await client.start()
-    yield client
+    yield client, time.monotonic() - started
     await client.close()
+
+
+@pytest.fixture
+def engine(timed_engine: tuple[EngineClient, float]) -> EngineClient:
+    return timed_engine[0]
 
 
 @pytest.fixture
@@ -81,10 +88,12 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
         await asyncio.sleep(0.02)
 
 
-async def start_streams(client: httpx.AsyncClient, engine: EngineClient) -> list[asyncio.Task[Any]]:
+async def start_streams(
+    client: httpx.AsyncClient, engine: EngineClient, max_tokens: int = 900
+) -> list[asyncio.Task[Any]]:
     """As many as may run, each with some tokens."""
     posts = [
-        asyncio.create_task(client.post(URL, json=body(f"Number {i} is", 900, stream=True)))
+        asyncio.create_task(client.post(URL, json=body(f"Number {i} is", max_tokens, stream=True)))
         for i in range(NUM_ROWS)
     ]
 
@@ -124,9 +133,10 @@ async def seconds_until_healthy(client: httpx.AsyncClient) -> float:
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
 async def test_the_engine_goes_away_under_32_streams(
-    client: httpx.AsyncClient, engine: EngineClient, sent: signal.Signals
+    client: httpx.AsyncClient, timed_engine: tuple[EngineClient, float], sent: signal.Signals
 ) -> None:
     """Everybody is told, nobody hangs; who waited is served by the next engine."""
+    engine, start_seconds = timed_engine
     streams = await start_streams(client, engine)
     queued = await queue(client, engine)
     assert engine.pid is not None
@@ -136,8 +146,11 @@ async def test_the_engine_goes_away_under_32_streams(
         return (await client.get("/health")).status_code == 503
 
     await until(is_unhealthy)
-    # On a machine that has nothing else to do, service is back in less than 5 seconds.
-    assert await seconds_until_healthy(client) < max(5.0, 8 * engine.info.load_seconds)
+    # On a machine that has nothing else to do, service is back in less than 5 seconds. Elsewhere a
+    # start takes longer, and this one has hardly more to do than the first.
+    seconds = await seconds_until_healthy(client)
+    print(f"back after {seconds:.1f} s; the first start took {start_seconds:.1f} s")
+    assert seconds < max(5.0, 2 * start_seconds)
     for response in await asyncio.gather(*streams):
         assert response.status_code == 200
         assert events(response)[-1]["error"]["type"] == "service_unavailable_error"
@@ -148,6 +161,29 @@ async def test_the_engine_goes_away_under_32_streams(
     assert engine.history.num_resubmitted >= len(queued)
     again = await texts(client, [body(f"I say {i}") for i in range(8)])
     assert [answer.json()["choices"][0]["text"] for answer in answers] == again
+    assert (await engine.stats()).num_blocks_used == 0
+
+
+async def test_a_pause_that_is_short_enough_costs_nothing(
+    client: httpx.AsyncClient, engine: EngineClient
+) -> None:
+    """Stopped and continued before the watchdog's time: everybody gets all that was asked for."""
+    streams = await start_streams(client, engine, max_tokens=200)
+    queued = await queue(client, engine)
+    pid = engine.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    for _ in range(20):
+        assert (await client.get("/health")).status_code == 200
+        await asyncio.sleep(ENGINE_TIMEOUT / 50)
+    os.kill(pid, signal.SIGCONT)
+    for response in await asyncio.gather(*streams):
+        told = events(response)
+        assert told[-1]["choices"][0]["finish_reason"] == "length"
+        assert not any("error" in event for event in told)
+    answers = await asyncio.gather(*queued)
+    assert [answer.status_code for answer in answers] == [200] * 8
+    assert (engine.pid, engine.history.num_deaths, engine.history.num_hangs) == (pid, 0, 0)
     assert (await engine.stats()).num_blocks_used == 0
 
 
