@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -123,10 +124,12 @@ class EngineChild:
         if info is None:
             ending = await self.wait_down()
             await self.stop()
+            advice = "what it wrote before may say why"
+            if self._process.returncode == -signal.SIGBUS:  # what is mapped is no longer there
+                advice = "a file of the model was cut short while it was read, or its disk failed"
             raise EngineStartError(
                 self._complaint
-                or f"the engine process stopped while it was loading ({ending}); "
-                "what it wrote before may say why"
+                or f"the engine process stopped while it was loading ({ending}); {advice}"
             )
         return info
 
