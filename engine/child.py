@@ -94,6 +94,10 @@ class EngineChild:
                     raise
         except OSError as error:
             raise EngineStartError(f"the engine process cannot be run: {error}") from error
+        except UnicodeEncodeError as error:  # names of files are bytes, and may be any
+            raise EngineStartError(
+                f"{error.object!a} is no name in UTF-8; rename it, or set a locale with UTF-8"
+            ) from None
         return child
 
     @property
