@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -47,10 +48,12 @@ class EngineChild:
         on_message: Callable[[FromEngine], None],
         on_progress: Callable[[str, float], None] | None,
         timeout: float,
+        first_info: EngineInfo | None,
     ) -> None:
         self._on_message = on_message
         self._on_progress = on_progress
         self._timeout = timeout
+        self._first_info = first_info
         self._stage = "starting"
         # One that loads listens to nobody: there is no point in asking it.
         self._watchdog = Watchdog(
@@ -70,9 +73,14 @@ class EngineChild:
         config: EngineConfig,
         on_message: Callable[[FromEngine], None],
         on_progress: Callable[[str, float], None] | None,
+        first_info: EngineInfo | None = None,
     ) -> EngineChild:
-        """Run `python -m module` and send it Init. Raises EngineStartError."""
-        child = cls(on_message, on_progress, config.engine_timeout)
+        """Run `python -m module` and send it Init. Raises EngineStartError.
+
+        It does not become ready if it says anything else of itself than `first_info`, which is what
+        clients were told and what the tokenizer fits.
+        """
+        child = cls(on_message, on_progress, config.engine_timeout, first_info)
         try:
             ours, theirs = socket.socketpair()
             with theirs:
@@ -86,6 +94,10 @@ class EngineChild:
                     raise
         except OSError as error:
             raise EngineStartError(f"the engine process cannot be run: {error}") from error
+        except UnicodeEncodeError as error:  # names of files are bytes, and may be any
+            raise EngineStartError(
+                f"{error.object!a} is no name in UTF-8; rename it, or set a locale with UTF-8"
+            ) from None
         return child
 
     @property
@@ -116,10 +128,12 @@ class EngineChild:
         if info is None:
             ending = await self.wait_down()
             await self.stop()
+            advice = "what it wrote before may say why"
+            if self._process.returncode == -signal.SIGBUS:  # what is mapped is no longer there
+                advice = "a file of the model was cut short while it was read, or its disk failed"
             raise EngineStartError(
                 self._complaint
-                or f"the engine process stopped while it was loading ({ending}); "
-                "what it wrote before may say why"
+                or f"the engine process stopped while it was loading ({ending}); {advice}"
             )
         return info
 
@@ -172,6 +186,9 @@ class EngineChild:
                 self._stage = f"{message.phase}, {message.fraction:.0%}"
                 if self._on_progress is not None:
                     self._on_progress(message.phase, message.fraction)
+            case Ready() if change := self._change(message.info):
+                self._complaint = change
+                self._set_down()
             case Ready():
                 if not self._ready.done():  # who waited for it may have been cancelled
                     self._ready.set_result(message.info)
@@ -185,6 +202,20 @@ class EngineChild:
                 self._set_down()
             case _:
                 self._on_message(message)
+
+    def _change(self, info: EngineInfo) -> str | None:
+        """What is not as it was when the server was started, if anything, for its operator."""
+        if self._first_info is None:
+            return None
+        for name in ("architecture", "vocab_size", "num_parameters", "max_model_len"):
+            before, now = getattr(self._first_info, name), getattr(info, name)
+            if now != before:
+                return (
+                    f"the engine is not the one that the server was started with: {name} was "
+                    f"{before} and is {now}; bring back the model's files or the memory for it, or "
+                    "start the server again"
+                )
+        return None
 
     def _lost(self, error: ChannelError | None) -> None:
         if error is not None:

@@ -222,7 +222,7 @@ class EngineClient:
             self._receive,
             self._died,
             on_progress,
-            on_return=lambda: self._submissions.revive(),
+            on_return=self._returned,
             on_give_up=self._fail_all,
         )
         self._submissions = Submissions(self._supervisor.send)
@@ -309,6 +309,10 @@ class EngineClient:
         )
         self._submissions.die(failure)
         self._fail_readers(failure)
+
+    def _returned(self, info: EngineInfo) -> None:
+        self._info = info  # there may be more memory, or less
+        self._submissions.revive()
 
     def _fail_all(self, failure: str) -> None:
         self._submissions.fail_all(failure)

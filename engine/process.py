@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -123,6 +124,8 @@ def _obey(message: ToEngine, core: EngineCore, channel: BlockingChannel) -> None
 def _exit_when_closed(channel: BlockingChannel) -> None:
     """The API process has gone or wants us gone: end at once, also in the middle of loading."""
     channel.wait_closed()
+    if os.getpgrp() == os.getpid():  # then only children of ours are in it, such as a compiler
+        os.killpg(0, signal.SIGKILL)
     os._exit(0)
 
 

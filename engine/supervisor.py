@@ -57,9 +57,9 @@ class Supervisor:
     """One engine process after the other, until `close`.
 
     `on_message` gets what a ready engine says, `on_death` the way it ended, unasked, in words, and
-    `on_return` follows when another one is ready, or `on_give_up`. `num_restarts` counts the
-    returns, `num_failed_starts` those that came to nothing, `num_hangs` the processes that were
-    ended because they did nothing, loading ones too.
+    `on_return` follows when another one of the same model is ready, or `on_give_up`. `num_restarts`
+    counts the returns, `num_failed_starts` those that came to nothing, `num_hangs` the processes
+    that were ended because they did nothing, loading ones too.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Supervisor:
         on_death: Callable[[str], None],
         on_progress: Callable[[str, float], None] | None = None,
         *,
-        on_return: Callable[[], None] = lambda: None,
+        on_return: Callable[[EngineInfo], None] = lambda info: None,
         on_give_up: Callable[[str], None] = lambda failure: None,
     ) -> None:
         self._config = config
@@ -82,6 +82,7 @@ class Supervisor:
         self._on_give_up = on_give_up
         self._child: EngineChild | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._first_info: EngineInfo | None = None
         self._is_closed = False
         self.num_restarts = 0
         self.num_failed_starts = 0
@@ -108,7 +109,7 @@ class Supervisor:
     async def start(self) -> EngineInfo:
         """The first start, which must succeed. Raises EngineStartError, nothing being left over."""
         assert self._child is None, "started before"
-        info = await self._launch()
+        self._first_info = info = await self._launch()
         self._watch = asyncio.create_task(self._keep_alive(), name="engine supervisor")
         return info
 
@@ -131,7 +132,7 @@ class Supervisor:
 
     async def _launch(self) -> EngineInfo:
         child = await EngineChild.start(
-            self._module, self._config, self._on_message, self._on_progress
+            self._module, self._config, self._on_message, self._on_progress, self._first_info
         )
         self._child = child
         logger.info("engine process %d started", child.pid)
@@ -177,12 +178,12 @@ class Supervisor:
             logger.info("the engine is started again in %.1f s", pause)
             await asyncio.sleep(pause)
             try:
-                await self._launch()
+                info = await self._launch()
             except EngineStartError as error:
                 logger.error("the engine could not be started again: %s", error)
                 self.num_failed_starts += 1
                 seconds_up = 0.0
             else:
                 self.num_restarts += 1
-                self._on_return()
+                self._on_return(info)
                 return

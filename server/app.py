@@ -52,6 +52,7 @@ def create_app(
         summary="An HTTP inference server for language models",
         version=server_version(),
         responses=ERRORS,  # what is refused before it comes to a route may be any request
+        docs_url=None,  # FastAPI's pages run scripts from elsewhere; see routes/docs.py
         redoc_url=None,
         redirect_slashes=False,
     )

@@ -22,13 +22,14 @@ from rich.progress import (
 )
 
 from engine import EngineInfo
+from server.standard_streams import tell
 
 
 class StartupProgress:
     """Shows phases of the start. `update` may be called from any thread."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        self._is_drawn = console.is_terminal
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -36,7 +37,7 @@ class StartupProgress:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not self._is_drawn,
         )
         self._tasks: dict[str, TaskID] = {}
 
@@ -60,8 +61,8 @@ class StartupProgress:
         """`phase` in words, and the share of it that is done, 0 to 1."""
         if phase not in self._tasks:
             self._tasks[phase] = self._progress.add_task(phase, total=1.0)
-            if not self._console.is_terminal:
-                self._console.print(phase, markup=False, highlight=False, soft_wrap=True)
+            if not self._is_drawn:
+                tell(phase)
         self._progress.update(self._tasks[phase], completed=fraction)
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from engine import EngineClient, EngineConfig, OutputStream, Request, SamplingParams
 
@@ -62,6 +63,14 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def is_running(pid: int) -> bool:
+    """False of a zombie: what is nobody's child may stay one where process 1 reaps nobody."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def kill_unnoticed(pid: int) -> None:

@@ -7,12 +7,15 @@ Run as `python -m fake_engine_process FD`, with this folder on PYTHONPATH.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from engine.batch import Batch, RowOutput
@@ -119,6 +122,10 @@ def load(
         os._exit(3)
     if order == "hang":
         time.sleep(3600)
+    if order == "compile":  # the argument: where its process id goes
+        compiler = subprocess.Popen(["sleep", "3600"])
+        Path(argument).write_text(str(compiler.pid))
+        compiler.wait()
     if order == "slow":
         for part in range(SLOW_PARTS):
             time.sleep(SLOW_PART_SECONDS)
@@ -130,7 +137,10 @@ def load(
         if num_starts % 2 == 1:
             os._exit(4)
     on_progress("reading", 1.0)
-    return CountingRunner(channel_fd)
+    runner = CountingRunner(channel_fd)
+    if order == "changing":  # the argument: changes of what it says of itself
+        runner.info = replace(runner.info, **json.loads(Path(argument).read_text()))
+    return runner
 
 
 def main() -> int:

@@ -184,4 +184,5 @@ ENVIRONMENT = (
     "engine.child",
     "engine.checkpoint.cache",
     "engine.checkpoint.wheel",
+    "engine.kernels.cpu.build",
 )

@@ -133,6 +133,10 @@ class Checkpoint:
         rotary_dim = self.config.rotary_dim
         return tensor if rotary_dim is None else to_wide_rotary(tensor, num_heads, rotary_dim)
 
+    def close_files(self) -> None:
+        """Let go of the weights, and so of the mapped files: each is an open one until then."""
+        self._tensors = {}
+
     def _num_rotary_heads(self, name: str) -> int | None:
         """How many heads a projection has whose rows turn; None for other weights."""
         if name.endswith(".q_proj.weight"):

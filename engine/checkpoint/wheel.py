@@ -53,9 +53,10 @@ def download_wheel(
             process.kill()
             process.wait()
 
-    if process.returncode != 0:
-        raise _pip_error(requirement, python, output.decode(errors="replace"))
     wheels = list(arrived.glob("*.whl"))
+    # Not by pip's exit status alone: nobody learns it where SIGCHLD is ignored.
+    if process.returncode != 0 or not wheels:
+        raise _pip_error(requirement, python, output.decode(errors="replace"))
     assert len(wheels) == 1, f"pip downloaded {wheels}"
     return wheels[0]
 

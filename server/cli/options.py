@@ -25,6 +25,7 @@ from server.settings import (
     misspelt_variables,
     variable_of,
 )
+from server.standard_streams import tell
 
 _METAVARS = {
     str: "TEXT",
@@ -92,7 +93,7 @@ def in_words(num_bytes: int) -> str:
 
 def fail(error: OctavoError, exit_code: int) -> NoReturn:
     """Say what was wrong, in one line, and leave."""
-    click.echo(f"octavo: {error}", err=True)
+    tell(f"octavo: {error}")
     sys.exit(exit_code)
 
 

@@ -44,6 +44,7 @@ from server.listen import bind, is_loopback, socket_url
 from server.logs import logging_to
 from server.model_facts import author_notes
 from server.settings import Settings
+from server.standard_streams import open_standard_streams, tell
 
 try:
     import uvloop
@@ -75,6 +76,9 @@ def serve(config: Path | None, print_config: bool, **options: Any) -> None:
         if print_config:
             click.echo(config_text(settings, read_origins(options, config)))
             return
+        open_standard_streams()
+        # Where it is ignored, which is inherited, nobody learns how the engine ended.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with (
             logging_to(settings.log_format, settings.log_level),
             _terminable(),
@@ -108,7 +112,6 @@ def _terminable() -> Iterator[None]:
 async def _serve(settings: Settings) -> signal.Signals | None:
     """Serve until a signal comes; returns it. Raises OctavoError when the start fails, and
     EngineDeadError when the engine does again and again."""
-    console = Console(stderr=True)
     api_keys = load_api_keys(settings.api_key, settings.api_key_file)
     sock = bind(settings.host, settings.port)
     if not api_keys and not is_loopback(sock):
@@ -117,15 +120,20 @@ async def _serve(settings: Settings) -> signal.Signals | None:
             "(--api-key, --api-key-file)",
             *sock.getsockname()[:2],
         )
-    with sock, StartupProgress(console) as progress:
-        path = await asyncio.to_thread(
-            resolve_model,
-            settings.model,
-            cache_dir=settings.cache_dir,
-            offline=settings.offline,
-            on_progress=progress.update,
-            extra_dirs=settings.model_dirs,
-        )
+    with sock, StartupProgress(Console(stderr=True)) as progress:
+        try:
+            path = await asyncio.to_thread(
+                resolve_model,
+                settings.model,
+                cache_dir=settings.cache_dir,
+                offline=settings.offline,
+                on_progress=progress.update,
+                extra_dirs=settings.model_dirs,
+            )
+        except asyncio.CancelledError:
+            # By Ctrl+C. A thread cannot be stopped: a download would be waited for.
+            progress.stop()
+            os._exit(EXIT_INTERRUPTED)
         # Its header says whether it can be served at all: before there is a process for it.
         is_dummy = settings.load_format == "dummy"
         checkpoint = await asyncio.to_thread(open_checkpoint, path, require_weights=not is_dummy)
@@ -143,7 +151,7 @@ async def _serve(settings: Settings) -> signal.Signals | None:
                 names,
                 api_keys,
                 allowed_hosts(settings.allowed_hosts, settings.host, sock),
-                on_ready=lambda: console.print(
+                on_ready=lambda: tell(
                     banner(
                         names[0],
                         _origin(settings.model, path),
@@ -151,12 +159,10 @@ async def _serve(settings: Settings) -> signal.Signals | None:
                         socket_url(sock),
                         needs_key=bool(api_keys),
                         notes=author_notes(checkpoint, settings.generation_config),
-                    ),
-                    markup=False,
-                    highlight=False,
-                    soft_wrap=True,
+                    )
                 ),
             )
+            checkpoint.close_files()  # the engine has its own
             await starting
             progress.stop()
             received: signal.Signals | None = await web.run_server(server, sock, engine)

@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from server.routes import (
     chat,
     completions,
+    docs,
     engines,
     health,
     metrics,
@@ -14,5 +15,5 @@ from server.routes import (
 )
 
 router = APIRouter()
-for _part in (completions, engines, models, tokenization, chat, health, metrics, version):
+for _part in (completions, engines, models, tokenization, chat, docs, health, metrics, version):
     router.include_router(_part.router)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def child_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets a child process find its module."""
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
+
+
+@pytest.fixture(scope="session")
+def new_mounts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A command for a shell script, what is $0 in it and a command, that may mount things which
+    nobody else sees."""
+    folder = str(tmp_path_factory.mktemp("mount"))
+    for flags in ("-m", "-rm"):  # where root may not, everybody may who may be root of a namespace
+        prefix = ["unshare", flags, "sh", "-c"]
+        trial = subprocess.run(
+            [*prefix, 'mount -t tmpfs none "$0"', folder], capture_output=True, check=False
+        )
+        if trial.returncode == 0:
+            return prefix
+    pytest.skip("nothing can be mounted here")

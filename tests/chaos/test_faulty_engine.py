@@ -27,7 +27,8 @@ LOADING_SECONDS = 20.0  # importing torch on a busy machine is the longest silen
 
 
 @pytest.fixture
-async def engine(builtin_model: Path) -> AsyncIterator[EngineClient]:
+async def timed_engine(builtin_model: Path) -> AsyncIterator[tuple[EngineClient, float]]:
+    """And how long its start took, in seconds."""
     config = EngineConfig(
         str(builtin_model),
         dtype="float32",
@@ -36,9 +37,15 @@ async def engine(builtin_model: Path) -> AsyncIterator[EngineClient]:
         engine_timeout=ENGINE_TIMEOUT,
     )
     client = EngineClient(config, module="faulty_engine_process")
+    started = time.monotonic()
     await client.start()
-    yield client
+    yield client, time.monotonic() - started
     await client.close()
+
+
+@pytest.fixture
+def engine(timed_engine: tuple[EngineClient, float]) -> EngineClient:
+    return timed_engine[0]
 
 
 @pytest.fixture
@@ -124,9 +131,10 @@ async def seconds_until_healthy(client: httpx.AsyncClient) -> float:
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
 async def test_the_engine_goes_away_under_32_streams(
-    client: httpx.AsyncClient, engine: EngineClient, sent: signal.Signals
+    client: httpx.AsyncClient, timed_engine: tuple[EngineClient, float], sent: signal.Signals
 ) -> None:
     """Everybody is told, nobody hangs; who waited is served by the next engine."""
+    engine, start_seconds = timed_engine
     streams = await start_streams(client, engine)
     queued = await queue(client, engine)
     assert engine.pid is not None
@@ -136,8 +144,11 @@ async def test_the_engine_goes_away_under_32_streams(
         return (await client.get("/health")).status_code == 503
 
     await until(is_unhealthy)
-    # On a machine that has nothing else to do, service is back in less than 5 seconds.
-    assert await seconds_until_healthy(client) < max(5.0, 8 * engine.info.load_seconds)
+    # On a machine that has nothing else to do, service is back in less than 5 seconds. Elsewhere a
+    # start takes longer, and this one has hardly more to do than the first.
+    seconds = await seconds_until_healthy(client)
+    print(f"back after {seconds:.1f} s; the first start took {start_seconds:.1f} s")
+    assert seconds < max(5.0, 2 * start_seconds)
     for response in await asyncio.gather(*streams):
         assert response.status_code == 200
         assert events(response)[-1]["error"]["type"] == "service_unavailable_error"

@@ -7,19 +7,21 @@ import re
 import resource
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from threading import Semaphore
 
 import httpx
 import pytest
-
-ROOT = Path(__file__).parents[2]
-
+from chaos.real_server import (
+    command,
+    complete,
+    engine_pids,
+    failed_start,
+    serving,
+    wait_healthy,
+)
 
 # The server as it is, but for the pauses between starts, which add up to half a minute.
 HASTY = """
@@ -28,66 +30,6 @@ import engine.supervisor
 engine.supervisor.Backoff.LONGEST = 0.4
 runpy.run_module("server", run_name="__main__", alter_sys=True)
 """
-
-
-def command(model: Path, *options: str, program: Sequence[str] = ("-m", "server")) -> list[str]:
-    return [
-        *[sys.executable, *program, str(model), "--port", "0", "--dtype", "float32"],
-        *["--served-model-name", "smol", "--max-model-len", "1024", "--log-format", "console"],
-        *options,
-    ]
-
-
-@contextmanager
-def serving(
-    model: Path,
-    *options: str,
-    environment: dict[str, str] | None = None,
-    limit: Callable[[], None] | None = None,
-    program: Sequence[str] = ("-m", "server"),
-) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process and its URL. What it writes goes to our own standard error."""
-    process = subprocess.Popen(
-        command(model, *options, program=program),
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}),
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=limit,
-    )
-    assert process.stderr is not None
-    try:
-        url = None
-        for line in process.stderr:
-            print(line, end="", file=sys.stderr)
-            url = url or re.search(r"http://127\.0\.0\.1:\d+", line)
-            if line == "Ready.\n":
-                break
-        assert url, "it did not come up"
-        yield process, url[0]
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
-
-
-def complete(
-    url: str, max_tokens: int, number: int = 0, on_start: Callable[[], object] = bool
-) -> str:
-    """The whole text of a stream's answer; `on_start` is called when it has begun."""
-    body = {
-        "model": "smol",
-        "prompt": f"Number {number} is",
-        "max_tokens": max_tokens,
-        "stream": True,
-        "ignore_eos": True,
-    }
-    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=240) as response:
-        assert response.status_code == 200, response.read()
-        texts = response.iter_text()
-        text = next(texts)
-        on_start()
-        return text + "".join(texts)
 
 
 def test_an_engine_that_dies_again_and_again_ends_the_server(builtin_model: Path) -> None:
@@ -138,6 +80,29 @@ def test_few_file_descriptors(builtin_model: Path) -> None:
         assert process.poll() is None
 
 
+def test_the_engine_dies_while_no_more_files_may_be_opened(builtin_model: Path) -> None:
+    """All connections that there may be are busy; starting another engine takes some files too."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+    with serving(builtin_model, limit=limit) as (process, url):
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        # Begun and not finished: none of them is idle.
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+        sockets = [socket.create_connection(address, timeout=60) for _ in range(100)]
+        for sock in sockets:
+            with suppress(OSError):
+                sock.sendall(head)
+        [engine] = engine_pids(process)
+        os.kill(engine, signal.SIGKILL)
+        wait_healthy(process, url)
+        assert engine not in engine_pids(process)
+        assert complete(url, 4).endswith("data: [DONE]\n\n")
+        for sock in sockets:
+            sock.close()
+
+
 def test_sigterm_under_load_lets_all_finish(builtin_model: Path) -> None:
     with (
         serving(builtin_model, "--drain-timeout", "200") as (process, url),
@@ -170,34 +135,6 @@ def test_what_does_not_finish_in_time_is_told(builtin_model: Path) -> None:
         assert all(text.endswith("data: [DONE]\n\n") for text in texts)
         assert any('"shutting_down"' in text for text in texts)
         assert process.wait(60) == 0
-
-
-def test_a_full_disk_under_the_cache(builtin_model: Path, tmp_path: Path) -> None:
-    """Nothing can be kept there: the kernels cannot be built, and the plain ones serve."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-
-    with serving(builtin_model, environment={"OCTAVO_CACHE": str(tmp_path)}, limit=limit) as (
-        _,
-        url,
-    ):
-        assert complete(url, 4).endswith("data: [DONE]\n\n")
-
-
-def failed_start(arguments: list[str]) -> str:
-    result = subprocess.run(
-        arguments,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 3, result.stderr
-    assert "Traceback" not in result.stderr
-    [line] = [line for line in result.stderr.splitlines() if line.startswith("octavo: ")]
-    return line
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5])

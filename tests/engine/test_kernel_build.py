@@ -45,18 +45,23 @@ def path_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def libraries(cache_dir: Path) -> list[Path]:
+    """All that lies there, but the lock."""
+    return [path for path in (cache_dir / "kernels").iterdir() if path.name != ".lock"]
+
+
 def test_built_once_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, LOG)
     if not any(map(shutil.which, ("g++", "c++", "clang++"))):
         pytest.skip("no C++ compiler")  # a compiler that refuses our source is a failure
     select(CPU, torch.bfloat16, "cpu", tmp_path)
-    (built,) = (tmp_path / "kernels").iterdir()
+    (built,) = libraries(tmp_path)
     [message] = caplog.messages
     assert str(built) in message
     before = built.stat()
     caplog.clear()
     assert select(CPU, torch.float32, cache_dir=tmp_path).describe().startswith("C++ (")
-    assert [path.stat().st_ino for path in built.parent.iterdir()] == [before.st_ino]
+    assert [path.stat().st_ino for path in libraries(tmp_path)] == [before.st_ino]
     assert not caplog.messages
 
 
@@ -77,7 +82,20 @@ def test_a_compiler_that_fails_leaves_nothing(tmp_path: Path, path_folder: Path)
     compiler.chmod(0o755)
     kernels = select(CPU, torch.float32, cache_dir=tmp_path)
     assert "out of ideas" in kernels.describe()
-    assert list((tmp_path / "kernels").iterdir()) == []
+    assert libraries(tmp_path) == []
+
+
+def test_what_a_killed_compiler_left_is_removed(tmp_path: Path, path_folder: Path) -> None:
+    """Its own temporary files lie there too, and not where nobody looks."""
+    left = tmp_path / "kernels" / ".tmp-left"
+    left.mkdir(parents=True)
+    (left / "half.so").write_bytes(b"half")
+    compiler = path_folder / "g++"
+    compiler.write_text(f'#!/bin/sh\necho "$TMPDIR" > "{tmp_path}/place"\nexit 1\n')
+    compiler.chmod(0o755)
+    select(CPU, torch.float32, cache_dir=tmp_path)
+    assert (tmp_path / "place").read_text().startswith(f"{tmp_path}/kernels/.tmp-")
+    assert libraries(tmp_path) == []
 
 
 def test_a_library_that_cannot_be_loaded(tmp_path: Path, path_folder: Path) -> None:

@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from fake_engine_process import LINGER, SLOW_PART_SECONDS, SLOW_PARTS
+from engine_children import is_down, is_ready, is_running, make_client, until
+from fake_engine_process import LIMITS, LINGER, SLOW_PART_SECONDS, SLOW_PARTS
 
 import engine.child
 from engine.config import EngineConfig
@@ -219,3 +220,55 @@ async def test_an_end_is_told_before_the_process_is_gone(
     assert watched.pid != pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+async def test_another_model_is_not_served_under_the_first_ones_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody replaced the file: the tokenizer, and what clients were told, are the old one's."""
+    facts = tmp_path / "facts"
+    facts.write_text("{}")
+    watched = Watched(f"changing:{facts}")
+    await watched.supervisor.start()
+    facts.write_text('{"vocab_size": 7}')
+    os.kill(watched.pid, signal.SIGKILL)
+    await watched.deaths.get()
+    async with asyncio.timeout(60):
+        while watched.supervisor.num_failed_starts < 2:
+            assert not watched.supervisor.is_ready
+            await asyncio.sleep(0.005)
+    facts.write_text("{}")  # as it was
+    await watched.ready()
+    await watched.supervisor.close()
+    assert "vocab_size was 105 and is 7; bring back the model's files" in caplog.text
+    assert watched.deaths.empty(), "only a ready engine can die"
+
+
+async def test_what_an_engine_has_less_of_is_known(tmp_path: Path) -> None:
+    """Pages, for example: memory may have become scarce."""
+    facts = tmp_path / "facts"
+    facts.write_text("{}")
+    client = make_client(f"changing:{facts}")
+    assert (await client.start()).num_blocks == LIMITS.num_blocks
+    facts.write_text('{"num_blocks": 100}')
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGKILL)
+    await until(lambda: is_down(client))
+    await until(lambda: is_ready(client))
+    assert client.info.num_blocks == 100
+    await client.close()
+
+
+async def test_whom_it_started_ends_with_it(tmp_path: Path) -> None:
+    """A compiler, for example, in the middle of its work."""
+    note = tmp_path / "pid"
+    watched = Watched(f"compile:{note}")
+    starting = asyncio.create_task(watched.supervisor.start())
+    async with asyncio.timeout(60):
+        while not (note.exists() and note.read_text()):  # noqa: ASYNC110 - another process writes it
+            await asyncio.sleep(0.005)
+        await watched.supervisor.close()
+        with pytest.raises(EngineStartError):
+            await starting
+        while is_running(int(note.read_text())):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.005)

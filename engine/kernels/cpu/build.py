@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import logging
+import os
 import platform
 import re
 import shutil
@@ -18,7 +19,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from engine.checkpoint.cache import scratch_folder
+from engine.checkpoint.cache import exclusive, scratch_folder
 from engine.kernels.cpu.variants import Variant, variants
 from engine.processor import cpu_flags
 
@@ -131,7 +132,10 @@ def _find_or_build(cache_dir: Path, instruction_set: str, runtime: str) -> Path:
     key = _digest(version.stdout.decode(errors="replace"), *command, *processor)
     path = cache_dir / "kernels" / f"{key}.so"
     if not path.exists():
-        _build(command, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(path.parent, lambda: logger.info("another process builds C++ kernels")):
+            if not path.exists():
+                _build(command, path)
     return path
 
 
@@ -159,6 +163,8 @@ def _build(command: list[str], path: Path) -> None:
                 check=True,
                 text=True,
                 timeout=_BUILD_SECONDS,
+                # Its temporary files lie on the cache's disk, and go when this folder does.
+                env={**os.environ, "TMPDIR": str(scratch)},
             )
         except subprocess.CalledProcessError as error:
             lines = [line for line in error.stderr.splitlines() if "error" in line]
