@@ -11,9 +11,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from chaos.soak.report import Report
+
 Page = dict[str, float]  # samples by name and labels, as they are written
 
-MOST_WASTE = 0.5
 _COMPLETIONS = "/v1/completions"
 _LABELS = 'engine="0",model_name="soak-model"'
 
@@ -36,19 +37,17 @@ class Seen:
 
 
 class Ledger:
-    """Requests by their ids. `waste` is the share of tokens that nobody wanted any more and that
-    were generated all the same."""
+    """Requests by their ids."""
 
     def __init__(self) -> None:
         self.seen: dict[str, Seen] = {}
-        self.waste = 0.0
 
     def add(self, request_id: str, seen: Seen) -> None:
         assert request_id not in self.seen
         self.seen[request_id] = seen
 
-    def check(self, log: str, page: Page) -> None:
-        """Raises AssertionError."""
+    def check(self, log: str, page: Page, report: Report) -> None:
+        """Raises AssertionError. `report` is told how much was generated for nobody."""
         events = [json.loads(line) for line in log.splitlines()]
         problems = [event for event in events if event["level"] not in ("debug", "info")]
         assert not problems, f"{len(problems)} lines of the log tell of problems: {problems[0]}"
@@ -60,7 +59,8 @@ class Ledger:
                 lines[request_id] = event
         self._check_lines(lines)
         self._check_requests(lines, page)
-        self._check_totals([line for line in lines.values() if line["finish_reason"]], page)
+        served = [line for line in lines.values() if line["finish_reason"]]
+        self._check_totals(served, page, report)
 
     def _check_lines(self, lines: dict[str, dict[str, Any]]) -> None:
         unknown = Counter(
@@ -113,7 +113,7 @@ class Ledger:
         )
         assert _by_labels(page, "request_failures") == failed
 
-    def _check_totals(self, lines: list[dict[str, Any]], page: Page) -> None:
+    def _check_totals(self, lines: list[dict[str, Any]], page: Page, report: Report) -> None:
         """`lines` of requests that came to the engine."""
         num_prompt = sum(line["prompt_tokens"] for line in lines)
         num_generated = sum(line["completion_tokens"] for line in lines)
@@ -130,11 +130,7 @@ class Ledger:
             num_full += seen.full_tokens
             sure_reasons.update(seen.reasons)
             num_unsure += seen.num_choices - len(seen.reasons)
-        # What nobody got: the engine was ahead when it was told that a client is gone, or a text
-        # complete. Were it not told, that would be almost all that could be.
-        num_wasted = total(page, "generation_tokens") - num_generated
-        self.waste = num_wasted / (num_full - num_generated)
-        assert 0 <= self.waste < MOST_WASTE, f"{num_wasted} tokens for nobody, {self.waste:.0%}"
+        report.take_waste(total(page, "generation_tokens"), num_generated, num_full)
         counted = Counter(
             {
                 labels.partition('"')[2][:-1]: int(value)

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[3]
 NUM_CLIENTS = 48  # at a time: more than run together, at times more than may wait
 SECONDS_TO_START = 60.0
 SECONDS_TO_END = 60.0
-SECONDS_TO_SETTLE = 60.0
+SECONDS_TO_SETTLE = 30.0
 SCRAPE_EVERY = 0.25
 
 
@@ -42,15 +42,19 @@ class ServerProcess:
     port: int
     engine_pid: int
 
-    async def looks(self) -> list[Look]:
-        """Of the server and its engine, when nothing is left to do."""
-        async with asyncio.timeout(SECONDS_TO_SETTLE):
-            while True:
-                look = await look_from_outside(self.process.pid, self.folder)
-                if not any(look.state.values()):
-                    break
-                await asyncio.sleep(0.05)
-        return [look, await look_from_outside(self.engine_pid, self.folder)]
+    async def looks(self, start: Look | None = None) -> list[Look]:
+        """Of the server and its engine, when nothing is left to do and no more is open than there
+        was at the `start`."""
+        end = time.monotonic() + SECONDS_TO_SETTLE
+        while True:
+            look = await look_from_outside(self.process.pid, self.folder)
+            is_as_before = start is None or (
+                look.num_files <= start.num_files and look.num_tasks <= start.num_tasks
+            )
+            if is_as_before and not any(look.state.values()):
+                return [look, await look_from_outside(self.engine_pid, self.folder)]
+            assert time.monotonic() < end, f"left after the last answer: {look}"
+            await asyncio.sleep(0.1)
 
 
 @asynccontextmanager
@@ -136,6 +140,7 @@ async def soak_over_http(num_requests: int, seconds: float, seed: int) -> Report
         traffic = Traffic(server.port, ledger, seed)
         scraper = Scraper(server.port, ledger)
         numbers = iter(range(num_requests))
+        start, _ = await server.looks()
         looks: list[list[Look]] = []
         counts: list[int] = []
         for share in (WARM_UP, 1.0):
@@ -145,13 +150,13 @@ async def soak_over_http(num_requests: int, seconds: float, seed: int) -> Report
                 group.create_task(scraper.run(is_over))
                 await traffic.run(part, NUM_CLIENTS, begun_at + seconds * share)
                 is_over.set()
-            looks.append(await server.looks())
+            looks.append(await server.looks(start))
             counts.append(traffic.endings["requests"] - sum(counts))
         report = Report("over HTTP", traffic.endings.pop("requests"), traffic.endings)
         report.seconds = time.monotonic() - begun_at
         page = await scraper.last_page()
         report.take_looks(["server", "engine"], *looks, counts[-1])
-    ledger.check(log.read_text(), page)
+    ledger.check(log.read_text(), page, report)
     report.num_preemptions = int(total(page, "num_preemptions"))
     report.num_cached_tokens = int(total(page, "prefix_cache_hits"))
     report.num_right_drafts = int(total(page, "spec_decode_num_accepted_tokens"))

@@ -44,8 +44,6 @@ ROOT = Path(__file__).resolve().parents[3]
 NUM_CLIENTS = 48  # at a time: more than run together
 LONGEST_SILENCE = 120.0  # seconds; an answer that has not come then is lost
 
-Endings = Counter[str]
-
 
 @dataclass
 class Told:
@@ -55,6 +53,27 @@ class Told:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     has_ended: bool = False
+    is_whole: bool = False
+
+
+@dataclass
+class Tally:
+    """`endings` of requests and choices, and what must be counted of all of them: tokens of prompts,
+    tokens that came, and those that would have come if nothing had been given up."""
+
+    endings: Counter[str] = field(default_factory=Counter)
+    num_prompt_tokens: int = 0
+    num_tokens: int = 0
+    num_full_tokens: int = 0
+
+    def add(self, request: Request, choices: list[Told]) -> None:
+        self.num_prompt_tokens += len(request.prompt_token_ids)
+        num_tokens = sum(len(choice.token_ids) for choice in choices)
+        self.num_tokens += num_tokens
+        if POISON in request.prompt_token_ids or all(choice.is_whole for choice in choices):
+            self.num_full_tokens += num_tokens
+        else:
+            self.num_full_tokens += sum(map(len, _all_tokens(request)))
 
 
 def random_request(rng: random.Random, name: str) -> Request:
@@ -86,7 +105,7 @@ def random_request(rng: random.Random, name: str) -> Request:
 def check_whole(request: Request, index: int, told: Told) -> None:
     """Everything that an answer says must be what it should say."""
     prompt_logprobs = request.sampling.prompt_logprobs
-    if request.beam_search is not None and request.sampling.max_tokens > 0:
+    if _searches_beams(request):
         best = expected_beams(request, LIMITS.max_model_len)[index]
         assert told.token_ids == best.token_ids
         if request.sampling.logprobs is not None:
@@ -99,7 +118,19 @@ def check_whole(request: Request, index: int, told: Told) -> None:
         assert told.prompt_logprobs == expected_prompt_logprobs(request)
 
 
-async def live(client: EngineClient, rng: random.Random, number: int, endings: Endings) -> None:
+def _searches_beams(request: Request) -> bool:
+    return request.beam_search is not None and request.sampling.max_tokens > 0
+
+
+def _all_tokens(request: Request) -> list[list[int]]:
+    """Of each choice."""
+    limit = LIMITS.max_model_len
+    if _searches_beams(request):
+        return [beam.token_ids for beam in expected_beams(request, limit)]
+    return [expected_tokens(request, index, limit) for index in range(request.n)]
+
+
+async def live(client: EngineClient, rng: random.Random, number: int, tally: Tally) -> None:
     """A call of one to three requests from its birth to its end, or to when it is given up.
 
     A choice may be ended alone, as one is whose stop string has come.
@@ -112,25 +143,31 @@ async def live(client: EngineClient, rng: random.Random, number: int, endings: E
     async with client.add(list(requests.values())) as stream:
         while not all(choice.has_ended for choice in told.values()):
             if patience is not None and sum(len(c.token_ids) for c in told.values()) >= patience:
-                endings["given up"] += 1
-                return
+                tally.endings["given up"] += 1
+                break
             async with asyncio.timeout(LONGEST_SILENCE):
                 outputs = await anext(stream)
             for output in outputs:
-                take(requests[output.request_id], output, told, endings)
+                take(requests[output.request_id], output, told, tally.endings)
             first = told[names[0], 0]
             if stops_after is not None and len(first.token_ids) >= stops_after:
                 stops_after = None
                 if not first.has_ended:
                     stream.abort(names[0], 0)
                     first.has_ended = True
-                    endings["stopped"] += 1
-        async for outputs in stream:
-            raise AssertionError(f"{outputs} came after the end")
+                    tally.endings["stopped"] += 1
+        else:
+            async for outputs in stream:
+                raise AssertionError(f"{outputs} came after the end")
+    for name, request in requests.items():
+        tally.add(request, [told[name, k] for k in range(request.n)])
 
 
 def take(
-    request: Request, output: ChoiceOutput, told: dict[tuple[str, int], Told], endings: Endings
+    request: Request,
+    output: ChoiceOutput,
+    told: dict[tuple[str, int], Told],
+    endings: Counter[str],
 ) -> None:
     choice = told[output.request_id, output.index]
     assert not choice.has_ended, "something came after the end of a choice"
@@ -139,7 +176,7 @@ def take(
     choice.prompt_logprobs = output.prompt_logprobs or choice.prompt_logprobs
     if output.finish_reason is None:
         return
-    choice.has_ended = True
+    choice.has_ended = choice.is_whole = True
     endings[output.finish_reason] += 1
     if POISON in request.prompt_token_ids:
         assert output.finish_reason is FinishReason.ERROR
@@ -164,21 +201,25 @@ async def soak_at_the_seam(
         begun_at = time.monotonic()
         rng = random.Random(seed)  # noqa: S311 - to be repeatable
         numbers = iter(range(num_requests))
-        endings, counts = Endings(), list[int]()
+        tally, counts = Tally(), list[int]()
         looks: list[list[Look]] = []
         for share in (WARM_UP, 1.0):
             part = islice(numbers, int(num_requests * share) - sum(counts))
-            counts.append(await _run(client, rng, part, begun_at + seconds * share, endings))
+            counts.append(await _run(client, rng, part, begun_at + seconds * share, tally))
             stats = await _idle(client)
             looks.append([look_inside(), await look_from_outside(pid, Path(name))])
         assert client.pid == pid, "the engine died"
         report = Report(
-            f"{max_launches} launch{'es' * (max_launches > 1)} at a time", sum(counts), endings
+            f"{max_launches} launch{'es' * (max_launches > 1)} at a time",
+            sum(counts),
+            tally.endings,
         )
         report.seconds = time.monotonic() - begun_at
         report.num_preemptions = stats.num_preemptions
         report.num_cached_tokens = stats.num_cached_tokens
         report.num_right_drafts = stats.num_right_drafts
+        assert stats.num_prompt_tokens == tally.num_prompt_tokens
+        report.take_waste(stats.num_generated_tokens, tally.num_tokens, tally.num_full_tokens)
         report.take_looks(["client", "engine"], *looks, counts[-1])
         await client.close()
     return report
@@ -189,7 +230,7 @@ async def _run(
     rng: random.Random,
     numbers: Iterator[int],
     until: float,
-    endings: Endings,
+    tally: Tally,
 ) -> int:
     """Many clients at a time; returns the number of calls."""
     num_calls = 0
@@ -199,7 +240,7 @@ async def _run(
         for number in numbers:
             if time.monotonic() > until:
                 return
-            await live(client, rng, number, endings)
+            await live(client, rng, number, tally)
             num_calls += 1
 
     seeds = [rng.random() for _ in range(NUM_CLIENTS)]

@@ -40,7 +40,7 @@ async def serve(folder: Path) -> signal.Signals | None:
         api_key_file=keys_file,
         max_queue_requests=40,
         max_body_memory=MAX_BODY_BYTES,
-        sse_keep_alive_seconds=0.02,  # so that they come among the events
+        sse_keep_alive_seconds=0.1,  # so that they come among the events
     )
     # How many launches at a time, and where the engine is looked at.
     engine = EngineClient(
@@ -62,8 +62,6 @@ async def serve(folder: Path) -> signal.Signals | None:
             "waiting": services.queue.num_waiting,
             "waiting_tokens": services.queue.num_waiting_tokens,
             "texts": services.workers.num_texts,
-            "deaths": engine.history.num_deaths,
-            "failed_starts": engine.history.num_failed_starts,
         }
 
     answer_signals(folder, state)
