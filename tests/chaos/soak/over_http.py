@@ -58,31 +58,27 @@ class ServerProcess:
 
 
 @asynccontextmanager
-async def server_process() -> AsyncIterator[tuple[ServerProcess, Path]]:
-    """A server that has ended well after the block, and where its log is."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        log = folder / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs yet
-                [sys.executable, "-m", "chaos.soak.server_process", name],
-                env={**os.environ, "PYTHONPATH": path},
-                stdout=output,
-            )
-        try:
-            async with asyncio.timeout(SECONDS_TO_START):
-                while not (folder / "server.json").exists():
-                    assert process.poll() is None, "the server ended before it was ready"
-                    await asyncio.sleep(0.05)
-            place = json.loads((folder / "server.json").read_text())
-            yield ServerProcess(process, folder, **place), log
-            process.send_signal(signal.SIGTERM)
-            code = await asyncio.to_thread(process.wait, SECONDS_TO_END)
-            assert code == 0, f"the server ended with {code}"
-        finally:
-            process.kill()
-            process.wait()
+async def server_process(folder: Path) -> AsyncIterator[ServerProcess]:
+    """A server with its files in `folder`, which has ended well after the block."""
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs yet
+            [sys.executable, "-m", "chaos.soak.server_process", str(folder)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+            stdout=log,
+        )
+    try:
+        async with asyncio.timeout(SECONDS_TO_START):
+            while not (folder / "server.json").exists():
+                assert process.poll() is None, "the server ended before it was ready"
+                await asyncio.sleep(0.05)
+        place = json.loads((folder / "server.json").read_text())
+        yield ServerProcess(process, folder, **place)
+        process.send_signal(signal.SIGTERM)
+        code = await asyncio.to_thread(process.wait, SECONDS_TO_END)
+        assert code == 0, f"the server ended with {code}"
+    finally:
+        process.kill()
+        process.wait()
 
 
 class Scraper:
@@ -135,29 +131,39 @@ class Scraper:
 async def soak_over_http(num_requests: int, seconds: float, seed: int) -> Report:
     """Run until so many requests are over, or the time is. Raises AssertionError."""
     ledger = Ledger()
-    async with server_process() as (server, log):
-        begun_at = time.monotonic()
-        traffic = Traffic(server.port, ledger, seed)
-        scraper = Scraper(server.port, ledger)
-        numbers = iter(range(num_requests))
-        start, _ = await server.looks()
-        looks: list[list[Look]] = []
-        counts: list[int] = []
-        for share in (WARM_UP, 1.0):
-            part = islice(numbers, int(num_requests * share) - sum(counts))
-            is_over = asyncio.Event()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(scraper.run(is_over))
-                await traffic.run(part, NUM_CLIENTS, begun_at + seconds * share)
-                is_over.set()
-            looks.append(await server.looks(start))
-            counts.append(traffic.endings["requests"] - sum(counts))
-        report = Report("over HTTP", traffic.endings.pop("requests"), traffic.endings)
-        report.seconds = time.monotonic() - begun_at
-        page = await scraper.last_page()
-        report.take_looks(["server", "engine"], *looks, counts[-1])
-    ledger.check(log.read_text(), page, report)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        async with server_process(folder) as server:
+            report, page = await _run(server, ledger, num_requests, seconds, seed)
+        ledger.check((folder / "log").read_text(), page, report)
     report.num_preemptions = int(total(page, "num_preemptions"))
     report.num_cached_tokens = int(total(page, "prefix_cache_hits"))
     report.num_right_drafts = int(total(page, "spec_decode_num_accepted_tokens"))
     return report
+
+
+async def _run(
+    server: ServerProcess, ledger: Ledger, num_requests: int, seconds: float, seed: int
+) -> tuple[Report, Page]:
+    """The report and the last page of metrics."""
+    start, _ = await server.looks()
+    begun_at = time.monotonic()
+    traffic = Traffic(server.port, ledger, seed)
+    scraper = Scraper(server.port, ledger)
+    numbers = iter(range(num_requests))
+    looks: list[list[Look]] = []
+    counts: list[int] = []
+    for share in (WARM_UP, 1.0):
+        part = islice(numbers, int(num_requests * share) - sum(counts))
+        is_over = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(scraper.run(is_over))
+            await traffic.run(part, NUM_CLIENTS, begun_at + seconds * share)
+            is_over.set()
+        looks.append(await server.looks(start))
+        counts.append(traffic.endings["requests"] - sum(counts))
+    report = Report("over HTTP", traffic.endings.pop("requests"), traffic.endings)
+    report.seconds = time.monotonic() - begun_at
+    page = await scraper.last_page()
+    report.take_looks(["server", "engine"], *looks, counts[-1])
+    return report, page

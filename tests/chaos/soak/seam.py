@@ -58,8 +58,8 @@ class Told:
 
 @dataclass
 class Tally:
-    """`endings` of requests and choices, and what must be counted of all of them: tokens of prompts,
-    tokens that came, and those that would have come if nothing had been given up."""
+    """`endings` of requests and choices, and tokens: those of prompts, those that came, and those
+    that would have come if nothing had been given up."""
 
     endings: Counter[str] = field(default_factory=Counter)
     num_prompt_tokens: int = 0
@@ -192,8 +192,8 @@ async def soak_at_the_seam(
 ) -> Report:
     """Run until so many calls are over, or the time is. Raises AssertionError."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    with tempfile.TemporaryDirectory() as name:
-        config = EngineConfig(str(max_launches), cache_dir=name)
+    with tempfile.TemporaryDirectory() as folder:
+        config = EngineConfig(str(max_launches), cache_dir=folder)
         client = EngineClient(config, module="chaos.soak.engine_process")
         await client.start()
         pid = client.pid
@@ -207,13 +207,10 @@ async def soak_at_the_seam(
             part = islice(numbers, int(num_requests * share) - sum(counts))
             counts.append(await _run(client, rng, part, begun_at + seconds * share, tally))
             stats = await _idle(client)
-            looks.append([look_inside(), await look_from_outside(pid, Path(name))])
+            looks.append([look_inside(), await look_from_outside(pid, Path(folder))])
         assert client.pid == pid, "the engine died"
-        report = Report(
-            f"{max_launches} launch{'es' * (max_launches > 1)} at a time",
-            sum(counts),
-            tally.endings,
-        )
+        name = "1 launch at a time" if max_launches == 1 else f"{max_launches} launches at a time"
+        report = Report(name, sum(counts), tally.endings)
         report.seconds = time.monotonic() - begun_at
         report.num_preemptions = stats.num_preemptions
         report.num_cached_tokens = stats.num_cached_tokens
