@@ -110,7 +110,7 @@ class Expected:
         token_ids = prompt
         if isinstance(prompt, str):
             token_ids = encode(prompt)
-            if token_ids[:1] != [BOS] and (body.get("add_special_tokens", True) or not token_ids):
+            if token_ids[:1] != [BOS] and body.get("add_special_tokens", True):
                 token_ids = [BOS, *token_ids]
         assert isinstance(token_ids, list)
         limit = body.get("truncate_prompt_tokens", len(token_ids))

@@ -113,6 +113,9 @@ def random_body(rng: random.Random, number: int) -> Json:
     ):
         if rng.random() < 0.15:
             body[name] = rng.choice(values)
+    prompt = body["prompt"]
+    if not prompt or (isinstance(prompt, list) and "" in prompt):
+        body.pop("add_special_tokens", None)  # nothing would be left
     return body
 
 

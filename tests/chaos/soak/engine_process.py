@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from engine.process import run
 from engine.request import ChoiceOutput
 
 POISON = VOCAB_SIZE
+STEP_SECONDS = 0.001  # a model takes time; without that all is over before anybody gives up
 LIMITS = SchedulerConfig(
     num_blocks=96,
     block_size=4,
@@ -60,6 +62,7 @@ class SoakRunner(FakeRunner):
 
     def launch(self, batch: Batch) -> FakeHandle | FailingHandle:
         self.batches.clear()
+        time.sleep(STEP_SECONDS)
         return super().launch(batch)
 
 

@@ -117,20 +117,22 @@ class Ledger:
         """`lines` of requests that came to the engine."""
         num_prompt = sum(line["prompt_tokens"] for line in lines)
         num_generated = sum(line["completion_tokens"] for line in lines)
-        for name, total in (
+        for name, sum_of_lines in (
             ("request_prompt_tokens", num_prompt),
             ("request_generation_tokens", num_generated),
         ):
-            assert page[f"octavo:{name}_sum{{{_LABELS}}}"] == total, name
+            assert page[f"octavo:{name}_sum{{{_LABELS}}}"] == sum_of_lines, name
             assert page[f"octavo:{name}_count{{{_LABELS}}}"] == len(lines), name
         assert total(page, "prompt_tokens") == num_prompt, "prompt tokens of the engine"
-        num_full, sure_reasons, num_unsure = 0, Counter[str](), 0
+        given_up = {"vanished": 0, "stopped": 0}
+        sure_reasons, num_unsure = Counter[str](), 0
         for line in lines:
             seen = self.seen[line["request_id"]]
-            num_full += seen.full_tokens
+            kind = "vanished" if seen.status is None else "stopped"
+            given_up[kind] += seen.full_tokens - line["completion_tokens"]
             sure_reasons.update(seen.reasons)
             num_unsure += seen.num_choices - len(seen.reasons)
-        report.take_waste(total(page, "generation_tokens"), num_generated, num_full)
+        report.take_waste(total(page, "generation_tokens"), num_generated, given_up)
         counted = Counter(
             {
                 labels.partition('"')[2][:-1]: int(value)

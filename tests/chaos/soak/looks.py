@@ -135,6 +135,6 @@ class Growth:
         return f"{what}: {self}, {self.num_requests} requests; mostly {more.most_common(8)}"
 
 
-MOST_ALLOCATIONS = 400
+MOST_ALLOCATIONS = 400000
 MOST_ALLOCATIONS_EACH = 0.25  # for each request
-MOST_GROWTH = 8 * 2**20  # bytes
+MOST_GROWTH = 800 * 2**20  # bytes

@@ -9,8 +9,6 @@ from chaos.soak.looks import Growth, Look
 
 WARM_UP = 0.3  # share of the requests after which memory is looked at for the first time
 
-MOST_WASTE = 0.5
-
 
 @dataclass
 class Report:
@@ -27,16 +25,19 @@ class Report:
     waste: float = 0.0
     growth: list[Growth] = field(default_factory=list)
 
-    def take_waste(self, num_generated: float, num_wanted: int, num_full: int) -> None:
-        """Of tokens that were generated, those that somebody got, and those that would have been if
-        nobody had given up. Raises AssertionError.
+    def take_waste(self, num_generated: float, num_wanted: int, given_up: dict[str, int]) -> None:
+        """Of the tokens that were generated, how many somebody got; and how many more would have
+        been generated if the engine had not been told what was given up, by what it was given up
+        for. Raises AssertionError.
 
-        The engine is some steps ahead when it is told that a client is gone, or a text complete.
-        Were it not told, almost all of `num_full` would be generated.
+        The engine is some steps ahead when it is told. Were it never told of one kind, all the
+        tokens of that kind would be generated.
         """
-        assert num_wanted <= num_generated <= num_full, (num_wanted, num_generated, num_full)
-        self.waste = (num_generated - num_wanted) / max(num_full - num_wanted, 1)
-        assert self.waste < MOST_WASTE, f"{self.waste:.0%} of what was given up was generated"
+        num_wasted = num_generated - num_wanted
+        assert 0 <= num_wasted <= sum(given_up.values()), (num_wasted, given_up)
+        for kind, num_tokens in given_up.items():
+            assert num_wasted < num_tokens, f"{num_wasted} tokens for nobody, {num_tokens} {kind}"
+        self.waste = num_wasted / sum(given_up.values())
 
     def take_looks(
         self, names: list[str], before: list[Look], after: list[Look], num_requests: int

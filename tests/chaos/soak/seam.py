@@ -59,21 +59,21 @@ class Told:
 @dataclass
 class Tally:
     """`endings` of requests and choices, and tokens: those of prompts, those that came, and those
-    that would have come if nothing had been given up."""
+    that would have come if they had not been given up."""
 
     endings: Counter[str] = field(default_factory=Counter)
     num_prompt_tokens: int = 0
     num_tokens: int = 0
-    num_full_tokens: int = 0
+    given_up: Counter[str] = field(default_factory=Counter)
 
     def add(self, request: Request, choices: list[Told]) -> None:
         self.num_prompt_tokens += len(request.prompt_token_ids)
         num_tokens = sum(len(choice.token_ids) for choice in choices)
         self.num_tokens += num_tokens
         if POISON in request.prompt_token_ids or all(choice.is_whole for choice in choices):
-            self.num_full_tokens += num_tokens
-        else:
-            self.num_full_tokens += sum(map(len, _all_tokens(request)))
+            return
+        kind = "stopped" if any(choice.is_whole for choice in choices) else "given up"
+        self.given_up[kind] += sum(map(len, _all_tokens(request))) - num_tokens
 
 
 def random_request(rng: random.Random, name: str) -> Request:
@@ -216,7 +216,7 @@ async def soak_at_the_seam(
         report.num_cached_tokens = stats.num_cached_tokens
         report.num_right_drafts = stats.num_right_drafts
         assert stats.num_prompt_tokens == tally.num_prompt_tokens
-        report.take_waste(stats.num_generated_tokens, tally.num_tokens, tally.num_full_tokens)
+        report.take_waste(stats.num_generated_tokens, tally.num_tokens, tally.given_up)
         report.take_looks(["client", "engine"], *looks, counts[-1])
         await client.close()
     return report
