@@ -21,6 +21,11 @@ from pathlib import Path
 
 from fake_runner import forget_candidates
 
+MOST_GROWTH = 12 * 2**20  # bytes, of what the allocators keep for later
+# Free lists, tables that were doubled, caches of the interpreter: some hundred, however long it
+# takes. What is kept of each request is one for each at least.
+MOST_ALLOCATIONS = 600
+MOST_ALLOCATIONS_EACH = 0.1
 LONGEST_LOOK = 60.0  # seconds that a process may take to answer the signal
 
 
@@ -104,12 +109,7 @@ class Growth:
         return self.after.num_allocations - self.before.num_allocations
 
     def check(self) -> None:
-        """Raises AssertionError where something was kept of the requests.
-
-        An object kept of each would be one allocation for each at least; what else comes and goes
-        (free lists, caches of the interpreter) was some hundred at most. Memory is the same but for
-        what the allocators keep, some MiB.
-        """
+        """Raises AssertionError where something was kept of the requests."""
         before, after = self.before, self.after
         assert after.num_files == before.num_files, self._say("descriptors were left open")
         assert after.num_tasks == before.num_tasks, self._say("tasks were left running")
@@ -118,7 +118,7 @@ class Growth:
             for look in (before, after)
         ]
         assert others[0] == others[1], self._say(f"other threads: {after.threads}")
-        bound = max(MOST_ALLOCATIONS, self.num_requests * MOST_ALLOCATIONS_EACH)
+        bound = MOST_ALLOCATIONS + self.num_requests * MOST_ALLOCATIONS_EACH
         assert self.num_allocations < bound, self._say(f"more than {bound:.0f} objects were kept")
         assert self.num_bytes < MOST_GROWTH, self._say("memory grew")
 
@@ -133,8 +133,3 @@ class Growth:
         more = Counter(self.after.kinds)
         more.subtract(self.before.kinds)
         return f"{what}: {self}, {self.num_requests} requests; mostly {more.most_common(8)}"
-
-
-MOST_ALLOCATIONS = 400000
-MOST_ALLOCATIONS_EACH = 0.25  # for each request
-MOST_GROWTH = 800 * 2**20  # bytes

@@ -64,7 +64,7 @@ class Tally:
     endings: Counter[str] = field(default_factory=Counter)
     num_prompt_tokens: int = 0
     num_tokens: int = 0
-    given_up: Counter[str] = field(default_factory=Counter)
+    num_given_up: int = 0
 
     def add(self, request: Request, choices: list[Told]) -> None:
         self.num_prompt_tokens += len(request.prompt_token_ids)
@@ -72,8 +72,7 @@ class Tally:
         self.num_tokens += num_tokens
         if POISON in request.prompt_token_ids or all(choice.is_whole for choice in choices):
             return
-        kind = "stopped" if any(choice.is_whole for choice in choices) else "given up"
-        self.given_up[kind] += sum(map(len, _all_tokens(request))) - num_tokens
+        self.num_given_up += sum(map(len, _all_tokens(request))) - num_tokens
 
 
 def random_request(rng: random.Random, name: str) -> Request:
@@ -216,7 +215,8 @@ async def soak_at_the_seam(
         report.num_cached_tokens = stats.num_cached_tokens
         report.num_right_drafts = stats.num_right_drafts
         assert stats.num_prompt_tokens == tally.num_prompt_tokens
-        report.take_waste(stats.num_generated_tokens, tally.num_tokens, tally.given_up)
+        given_up = {"given up": tally.num_given_up}
+        report.take_waste(stats.num_generated_tokens, tally.num_tokens, given_up)
         report.take_looks(["client", "engine"], *looks, counts[-1])
         await client.close()
     return report
