@@ -26,7 +26,7 @@ from engine.process import run
 from engine.request import ChoiceOutput
 
 POISON = VOCAB_SIZE
-STEP_SECONDS = 0.001  # a model takes time; without that all is over before anybody gives up
+STEP_SECONDS = 0.002  # a model takes time; without that all is over before anybody gives up
 LIMITS = SchedulerConfig(
     num_blocks=96,
     block_size=4,

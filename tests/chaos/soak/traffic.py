@@ -100,10 +100,13 @@ class Traffic:
         if kind < 0.14:
             return await self._question(rng, request_id, connection)
         body = random_body(rng, number)
+        vanishes = kind < 0.28
+        if vanishes and 0 < body["max_tokens"] < 40 and not body.get("use_beam_search"):
+            body["max_tokens"] = 40  # so that something is left to be given up
         call = completion_call(body, request_id, random_key(rng))
         asked = Asked(body, call)
         self._beginnings.update(asked.beginnings)
-        if kind < 0.28:
+        if vanishes:
             await self._vanish(rng, asked, connection)
             return False
         connection.send(call.encode())
