@@ -24,7 +24,7 @@ from fake_runner import forget_candidates
 MOST_GROWTH = 12 * 2**20  # bytes, of what the allocators keep for later
 # Free lists, tables that were doubled, the last answers: some hundred, however long it
 # takes. What is kept of each request is one for each at least.
-MOST_ALLOCATIONS = 1500
+MOST_ALLOCATIONS = 1000
 MOST_ALLOCATIONS_EACH = 0.1
 LONGEST_LOOK = 60.0  # seconds that a process may take to answer the signal
 
