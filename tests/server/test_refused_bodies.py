@@ -28,8 +28,8 @@ def refuse(body: bytes) -> None:
     "changes", [b'"stop": ""', b'"prompt": []', b'"stop": "", "logit_bias": 1', b'"n": 0', b"]"]
 )
 def test_it_is_forgotten(changes: bytes) -> None:
-    """pydantic's errors hold ours, and the garbage collector does not see into pydantic's: were ours
-    to lead back to them, each would stay for ever, and the whole request with it."""
+    """pydantic's errors hold ours, and the garbage collector does not see into them: if ours led
+    back there, each would stay for ever, and the whole request with it."""
     before = num_errors()
     for _ in range(3):
         refuse(b'{"model": "m", "prompt": "x", ' + changes + b"}")

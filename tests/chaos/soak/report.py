@@ -37,9 +37,8 @@ class Report:
         num_wasted = num_generated - num_wanted
         assert 0 <= num_wasted <= sum(given_up.values()), (num_wasted, given_up)
         for kind, num_tokens in given_up.items():
-            assert num_wasted < max(num_tokens, FEW), (
-                f"{num_wasted} tokens for nobody, {num_tokens} {kind}"
-            )
+            what = f"{num_wasted} tokens for nobody, {num_tokens} {kind}"
+            assert num_wasted < max(num_tokens, FEW), what
         self.waste = num_wasted / sum(given_up.values())
 
     def take_looks(
