@@ -21,7 +21,7 @@ from pathlib import Path
 
 from fake_runner import forget_candidates
 
-MOST_GROWTH = 12 * 2**20  # bytes, of what the allocators keep for later
+MOST_GROWTH = 8 * 2**20  # bytes, of what the allocators keep for later
 # Free lists, tables that were doubled, the last answers: some hundred, however long it
 # takes. What is kept of each request is one for each at least.
 MOST_ALLOCATIONS = 1000

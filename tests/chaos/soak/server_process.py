@@ -39,6 +39,7 @@ async def serve(folder: Path) -> signal.Signals | None:
     settings = Settings(
         api_key_file=keys_file,
         max_queue_requests=40,
+        max_queue_tokens=5000,
         max_body_memory=MAX_BODY_BYTES,
         sse_keep_alive_seconds=0.1,  # so that they come among the events
     )
