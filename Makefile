@@ -7,7 +7,7 @@
 #   BENCH_ARGS       options of benchmarks/serving.py and of `octavo bench serve`
 #   COMPARE_ARGS     options of benchmarks/compare.py
 #   PYTEST_ARGS      options of pytest
-#   SOAK_ARGS        options of tests/chaos/soak.py
+#   SOAK_ARGS        options of tests/chaos/soak
 
 PYTHON ?= python3
 TORCH_INDEX_URL ?=
@@ -44,7 +44,7 @@ help:
 	@echo 'make serve      set up and serve a model on http://127.0.0.1:8000  (MODEL=... ARGS=...)'
 	@echo 'make test       set up and run the tests'
 	@echo 'make test-slow  run the tests that take minutes'
-	@echo 'make soak       10,000 random requests and aborts; at most 10 minutes  (SOAK_ARGS=...)'
+	@echo 'make soak       10,000 random requests to engine and server; at most 10 minutes  (SOAK_ARGS=...)'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make lock       renew what the container image is made of, with hashes (deploy/*.lock)'
 	@echo 'make bench      time the server over HTTP  (BENCH_ARGS=...)'
@@ -64,7 +64,7 @@ test-slow: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 soak: $(DEV_STAMP)
-	$(BIN)/python tests/chaos/soak.py $(SOAK_ARGS)
+	$(BIN)/python tests/chaos/soak $(SOAK_ARGS)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .

@@ -45,8 +45,8 @@ class Services:
         return "fp_" + hashlib.blake2b("\0".join(parts).encode(), digest_size=5).hexdigest()
 
 
-def get_services(request: Request) -> Services:
-    """A FastAPI dependency."""
+async def get_services(request: Request) -> Services:
+    """A FastAPI dependency; FastAPI would call a plain function in a thread, for each request."""
     services: Services = request.app.state.services
     return services
 
@@ -54,7 +54,7 @@ def get_services(request: Request) -> Services:
 InjectedServices = Annotated[Services, Depends(get_services)]
 
 
-def get_tenant(request: Request) -> Tenant:
+async def get_tenant(request: Request) -> Tenant:
     """A FastAPI dependency: whose request it is."""
     return tenant_of(request.scope)
 

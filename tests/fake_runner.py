@@ -51,6 +51,11 @@ def _candidates(digest: bytes, num_top: int) -> TokenLogprobs:
     return TokenLogprobs(logprobs[0], 1, list(token_ids[:num_top]), list(logprobs[:num_top]))
 
 
+def forget_candidates() -> None:
+    """Drop what is kept to be quick; to who looks for leaks it would be one."""
+    _best_tokens.cache_clear()
+
+
 def expected_beams(request: Request, max_model_len: int = 10**9) -> list[Hypothesis]:
     """What a beam search must bring, whatever else runs."""
     limit = min(request.sampling.max_tokens, max_model_len - len(request.prompt_token_ids))

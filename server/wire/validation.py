@@ -137,7 +137,10 @@ def _finding(error: ErrorDetails) -> ApiError:
     kind, param, value = error["type"], _param(error["loc"]), error["input"]
     context: dict[str, Any] = error.get("ctx", {})
     if kind == "value_error" and isinstance(context["error"], BadRequest):
-        return context["error"]  # raised by one of our own validators
+        ours = context["error"]  # raised by one of our own validators
+        # A copy: raised itself, it would lead back to pydantic's error, which holds it. The garbage
+        # collector does not see that circle, and the request would be kept for ever.
+        return bad_request(ours.param, ours.code, ours.message)
     if kind == "json_invalid":
         return not_json(context["error"])
     if not param:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from anyio import to_thread
 from byte_tokenizer import byte_tokenizer
 from fake_engine import FakeEngine
 from live_app import MODEL, live_app
@@ -83,6 +84,21 @@ async def test_an_answer_has_the_id_of_its_request(
     assert response.headers["request-id"] == "mine-1"
     kind = "text/plain" if path == "/metrics" else "application/json"
     assert response.headers["content-type"].partition(";")[0] == kind
+
+
+async def test_no_answer_waits_for_a_thread(client: httpx.AsyncClient) -> None:
+    """A framework runs plain functions in a few threads of its own, at a price for each request."""
+    limiter = to_thread.current_default_thread_limiter()
+    borrowers = [object() for _ in range(int(limiter.total_tokens))]
+    for borrower in borrowers:
+        limiter.acquire_on_behalf_of_nowait(borrower)
+    try:
+        for method, _, path, body in ROUTES:
+            response = await client.request(method, path, json=body, timeout=20)
+            assert response.status_code == 200, response.text
+    finally:
+        for borrower in borrowers:
+            limiter.release_on_behalf_of(borrower)
 
 
 @pytest.mark.parametrize(("method", "path"), [(method, path) for method, _, path, _ in ROUTES])

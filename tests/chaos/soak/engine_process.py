@@ -1,8 +1,8 @@
 """An engine process around the suspicious fake runner, which checks itself after every step.
 
 A prompt with POISON makes the step raise. `EngineConfig.model_path` is how many launches may be
-under way at a time. Run as `python -m soak_engine_process FD`, with this
-folder and its parent on PYTHONPATH.
+under way at a time, `cache_dir` where it tells what it has (`looks.py`). Run as
+`python -m chaos.soak.engine_process FD`, with `tests` on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 
+from chaos.soak.looks import answer_signals
 from fake_runner import VOCAB_SIZE, FailingHandle, FakeHandle, FakeRunner
 
 from engine.batch import Batch
@@ -23,6 +26,7 @@ from engine.process import run
 from engine.request import ChoiceOutput
 
 POISON = VOCAB_SIZE
+STEP_SECONDS = 0.002  # a model takes time; without that all is over before anybody gives up
 LIMITS = SchedulerConfig(
     num_blocks=96,
     block_size=4,
@@ -58,6 +62,7 @@ class SoakRunner(FakeRunner):
 
     def launch(self, batch: Batch) -> FakeHandle | FailingHandle:
         self.batches.clear()
+        time.sleep(STEP_SECONDS)
         return super().launch(batch)
 
 
@@ -75,6 +80,8 @@ def _checked(step: Callable[[EngineCore], list[ChoiceOutput]]) -> Callable[..., 
 
 
 def load(config: EngineConfig, on_progress: Callable[[str, float], None]) -> SoakRunner:
+    assert config.cache_dir is not None
+    answer_signals(Path(config.cache_dir))
     return SoakRunner(int(config.model_path))
 
 

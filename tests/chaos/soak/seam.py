@@ -1,63 +1,48 @@
-"""Thousands of random requests and aborts through a real engine process: `make soak`.
+"""The soak at the engine's seam: `EngineClient` with a real child around the fake runner.
 
 Every token and log-probability is compared with what must come, every choice ends once, the engine
-checks its pages and rows after every step, and neither process grows. Half of them with one launch
-at a time, half with two. Seeded: the requests are the same each time, their
-interleaving is not.
+checks its pages and rows after every step, and neither process grows. Seeded: the requests are the
+same each time, their interleaving is not.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import random
-import sys
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "chaos")]
-
-from fake_runner import (  # noqa: E402
+from chaos.soak.engine_process import LIMITS, POISON
+from chaos.soak.looks import Look, look_from_outside, look_inside
+from chaos.soak.report import WARM_UP, Report
+from fake_runner import (
     expected_beams,
     expected_logprobs,
     expected_prompt_logprobs,
     expected_tokens,
 )
-from soak_engine_process import LIMITS, POISON  # noqa: E402
 
-from engine import (  # noqa: E402
+from engine import (
     BeamSearch,
     ChoiceOutput,
     EngineClient,
     EngineConfig,
+    EngineStats,
     FinishReason,
     Request,
     SamplingParams,
     TokenLogprobs,
 )
 
+ROOT = Path(__file__).resolve().parents[3]
 NUM_CLIENTS = 48  # at a time: more than run together
-WARM_UP = 0.3  # share of the requests after which memory is looked at for the first time
 LONGEST_SILENCE = 120.0  # seconds; an answer that has not come then is lost
-MOST_GROWTH = 24 * 2**20  # bytes; what is kept of thousands of requests would be more
-
-
-@dataclass
-class Report:
-    """What happened: how the choices ended, and how much the processes grew (bytes, descriptors)"""
-
-    endings: Counter[str] = field(default_factory=Counter)
-    num_requests: int = 0
-    num_preemptions: int = 0
-    num_cached_tokens: int = 0
-    num_right_drafts: int = 0
-    seconds: float = 0.0
-    growth: list[int] = field(default_factory=list)
-    new_files: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -68,6 +53,26 @@ class Told:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     has_ended: bool = False
+    is_whole: bool = False
+
+
+@dataclass
+class Tally:
+    """`endings` of requests and choices, and tokens: those of prompts, those that came, and those
+    that would have come if they had not been given up."""
+
+    endings: Counter[str] = field(default_factory=Counter)
+    num_prompt_tokens: int = 0
+    num_tokens: int = 0
+    num_given_up: int = 0
+
+    def add(self, request: Request, choices: list[Told]) -> None:
+        self.num_prompt_tokens += len(request.prompt_token_ids)
+        num_tokens = sum(len(choice.token_ids) for choice in choices)
+        self.num_tokens += num_tokens
+        if POISON in request.prompt_token_ids or all(choice.is_whole for choice in choices):
+            return
+        self.num_given_up += sum(map(len, _all_tokens(request))) - num_tokens
 
 
 def random_request(rng: random.Random, name: str) -> Request:
@@ -99,7 +104,7 @@ def random_request(rng: random.Random, name: str) -> Request:
 def check_whole(request: Request, index: int, told: Told) -> None:
     """Everything that an answer says must be what it should say."""
     prompt_logprobs = request.sampling.prompt_logprobs
-    if request.beam_search is not None and request.sampling.max_tokens > 0:
+    if _searches_beams(request):
         best = expected_beams(request, LIMITS.max_model_len)[index]
         assert told.token_ids == best.token_ids
         if request.sampling.logprobs is not None:
@@ -112,7 +117,19 @@ def check_whole(request: Request, index: int, told: Told) -> None:
         assert told.prompt_logprobs == expected_prompt_logprobs(request)
 
 
-async def live(client: EngineClient, rng: random.Random, number: int, report: Report) -> None:
+def _searches_beams(request: Request) -> bool:
+    return request.beam_search is not None and request.sampling.max_tokens > 0
+
+
+def _all_tokens(request: Request) -> list[list[int]]:
+    """Of each choice."""
+    limit = LIMITS.max_model_len
+    if _searches_beams(request):
+        return [beam.token_ids for beam in expected_beams(request, limit)]
+    return [expected_tokens(request, index, limit) for index in range(request.n)]
+
+
+async def live(client: EngineClient, rng: random.Random, number: int, tally: Tally) -> None:
     """A call of one to three requests from its birth to its end, or to when it is given up.
 
     A choice may be ended alone, as one is whose stop string has come.
@@ -125,25 +142,31 @@ async def live(client: EngineClient, rng: random.Random, number: int, report: Re
     async with client.add(list(requests.values())) as stream:
         while not all(choice.has_ended for choice in told.values()):
             if patience is not None and sum(len(c.token_ids) for c in told.values()) >= patience:
-                report.endings["given up"] += 1
-                return
+                tally.endings["given up"] += 1
+                break
             async with asyncio.timeout(LONGEST_SILENCE):
                 outputs = await anext(stream)
             for output in outputs:
-                take(requests[output.request_id], output, told, report)
+                take(requests[output.request_id], output, told, tally.endings)
             first = told[names[0], 0]
             if stops_after is not None and len(first.token_ids) >= stops_after:
                 stops_after = None
                 if not first.has_ended:
                     stream.abort(names[0], 0)
                     first.has_ended = True
-                    report.endings["stopped"] += 1
-        async for outputs in stream:
-            raise AssertionError(f"{outputs} came after the end")
+                    tally.endings["stopped"] += 1
+        else:
+            async for outputs in stream:
+                raise AssertionError(f"{outputs} came after the end")
+    for name, request in requests.items():
+        tally.add(request, [told[name, k] for k in range(request.n)])
 
 
 def take(
-    request: Request, output: ChoiceOutput, told: dict[tuple[str, int], Told], report: Report
+    request: Request,
+    output: ChoiceOutput,
+    told: dict[tuple[str, int], Told],
+    endings: Counter[str],
 ) -> None:
     choice = told[output.request_id, output.index]
     assert not choice.has_ended, "something came after the end of a choice"
@@ -152,8 +175,8 @@ def take(
     choice.prompt_logprobs = output.prompt_logprobs or choice.prompt_logprobs
     if output.finish_reason is None:
         return
-    choice.has_ended = True
-    report.endings[output.finish_reason] += 1
+    choice.has_ended = choice.is_whole = True
+    endings[output.finish_reason] += 1
     if POISON in request.prompt_token_ids:
         assert output.finish_reason is FinishReason.ERROR
         assert output.error is not None and output.error.code == "step_failed"
@@ -163,74 +186,70 @@ def take(
         check_whole(request, output.index, choice)
 
 
-def memory(pid: int) -> int:
-    """Resident bytes."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def num_files(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-async def soak(num_requests: int, seconds: float, seed: int, max_launches: int = 1) -> Report:
+async def soak_at_the_seam(
+    num_requests: int, seconds: float, seed: int, max_launches: int
+) -> Report:
     """Run until so many calls are over, or the time is. Raises AssertionError."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS / "chaos")])
-    client = EngineClient(EngineConfig(str(max_launches)), module="soak_engine_process")
-    await client.start()
-    assert client.pid is not None
-    pids = [os.getpid(), client.pid]
-    report = Report()
-    rng = random.Random(seed)  # noqa: S311 - to be repeatable
-    started = time.monotonic()
-    before: list[int] = []
-    files: list[int] = []
-    numbers = iter(range(num_requests))
-
-    async def one_client(rng: random.Random) -> None:
-        nonlocal before, files
-        for number in numbers:
-            elapsed = time.monotonic() - started
-            if elapsed > seconds:
-                return
-            is_warm = report.num_requests >= WARM_UP * num_requests or elapsed > WARM_UP * seconds
-            if is_warm and not before:
-                before = [memory(pid) for pid in pids]
-                files = [num_files(pid) for pid in pids]
-            await live(client, rng, number, report)
-            report.num_requests += 1
-
-    seeds = [rng.random() for _ in range(NUM_CLIENTS)]
-    clients = [one_client(random.Random(seed)) for seed in seeds]  # noqa: S311
-    await asyncio.gather(*clients)
-    report.seconds = time.monotonic() - started
-    while (stats := await client.stats()).num_running + stats.num_waiting:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-    assert stats.num_blocks_used == 0, "pages are lost"
-    assert client.pid == pids[1], "the engine died"
-    report.num_preemptions = stats.num_preemptions
-    report.num_cached_tokens = stats.num_cached_tokens
-    report.num_right_drafts = stats.num_right_drafts
-    report.growth = [memory(pid) - was for pid, was in zip(pids, before, strict=True)]
-    report.new_files = [num_files(pid) - was for pid, was in zip(pids, files, strict=True)]
-    assert report.new_files == [0, 0], f"descriptors were left open: {report.new_files}"
-    assert max(report.growth) < MOST_GROWTH, f"memory grew by {report.growth} bytes"
-    await client.close()
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    with tempfile.TemporaryDirectory() as folder:
+        config = EngineConfig(str(max_launches), cache_dir=folder)
+        client = EngineClient(config, module="chaos.soak.engine_process")
+        await client.start()
+        pid = client.pid
+        assert pid is not None
+        begun_at = time.monotonic()
+        rng = random.Random(seed)  # noqa: S311 - to be repeatable
+        numbers = iter(range(num_requests))
+        tally, counts = Tally(), list[int]()
+        looks: list[list[Look]] = []
+        for share in (WARM_UP, 1.0):
+            part = islice(numbers, int(num_requests * share) - sum(counts))
+            counts.append(await _run(client, rng, part, begun_at + seconds * share, tally))
+            stats = await _idle(client)
+            looks.append([look_inside(), await look_from_outside(pid, Path(folder))])
+        assert client.pid == pid, "the engine died"
+        name = "1 launch at a time" if max_launches == 1 else f"{max_launches} launches at a time"
+        report = Report(name, sum(counts), tally.endings)
+        report.seconds = time.monotonic() - begun_at
+        report.num_preemptions = stats.num_preemptions
+        report.num_cached_tokens = stats.num_cached_tokens
+        report.num_right_drafts = stats.num_right_drafts
+        assert stats.num_prompt_tokens == tally.num_prompt_tokens
+        given_up = {"given up": tally.num_given_up}
+        report.take_waste(stats.num_generated_tokens, tally.num_tokens, given_up)
+        report.take_looks(["client", "engine"], *looks, counts[-1])
+        await client.close()
     return report
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    for max_launches in (1, 2):
-        report = asyncio.run(
-            soak(options.requests // 2, options.seconds / 2, options.seed, max_launches)
-        )
-        print(f"{max_launches} launches at a time: {report}", flush=True)
+async def _run(
+    client: EngineClient,
+    rng: random.Random,
+    numbers: Iterator[int],
+    until: float,
+    tally: Tally,
+) -> int:
+    """Many clients at a time; returns the number of calls."""
+    num_calls = 0
+
+    async def one_client(rng: random.Random) -> None:
+        nonlocal num_calls
+        for number in numbers:
+            if time.monotonic() > until:
+                return
+            await live(client, rng, number, tally)
+            num_calls += 1
+
+    seeds = [rng.random() for _ in range(NUM_CLIENTS)]
+    async with asyncio.TaskGroup() as group:
+        for seed in seeds:
+            group.create_task(one_client(random.Random(seed)))  # noqa: S311
+    return num_calls
 
 
-if __name__ == "__main__":
-    main()
+async def _idle(client: EngineClient) -> EngineStats:
+    """The engine's counts when all has ended, and no page is used."""
+    while (stats := await client.stats()).num_running + stats.num_waiting:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert stats.num_blocks_used == 0, "pages are lost"
+    return stats
