@@ -31,6 +31,7 @@ MAX_BAD_WORD_LENGTH = 256
 MAX_CACHE_SALT_LENGTH = 128
 MAX_USER_LENGTH = 512
 
+MAX_NAMES = 100  # of an object in a request, and what is looked at for a misspelt one
 MAX_REPORTED_PROBLEMS = 10  # of one request
 MAX_ECHOED_CHARACTERS = 200  # of a client's input, in an error message
 MAX_ECHOED_NAME = 64

@@ -9,8 +9,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
-from pydantic_core import PydanticUseDefault
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, PydanticUseDefault
 
 from server.wire.fields import (
     Prompt,
@@ -30,6 +38,7 @@ from server.wire.limits import (
     MAX_CHOICES,
     MAX_LOGIT_BIAS,
     MAX_LOGPROBS,
+    MAX_NAMES,
     MAX_PROMPTS,
     MAX_STOP_LENGTH,
     MAX_STOP_STRINGS,
@@ -91,10 +100,22 @@ _LOGIT_BIAS_SCHEMA = {
 }
 
 
-class StreamOptions(BaseModel):
-    """What a stream carries besides text."""
+class Part(BaseModel):
+    """An object within a request. It has no names but these."""
 
     model_config = ConfigDict(strict=True, hide_input_in_errors=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_many_names(cls, data: Any) -> Any:
+        """Each strange one would be a finding, many times as large as the name."""
+        if isinstance(data, dict) and len(data) > MAX_NAMES:
+            raise PydanticCustomError("too_many_properties", "", {"length": len(data)})
+        return data
+
+
+class StreamOptions(Part):
+    """What a stream carries besides text."""
 
     include_usage: Nullable[bool] = False
     continuous_usage_stats: Nullable[bool] = False

@@ -103,6 +103,25 @@ async def test_an_upgrade_is_an_ordinary_request(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: %d\r\n\r\n%b", CHUNKED + b"\r\n%x\r\n%b\r\n0\r\n\r\n"]
+)
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+async def test_the_body_of_an_upgrade_is_not_the_next_request(
+    client: httpx.AsyncClient, framing: bytes, size: int
+) -> None:
+    """What hides in it would get past a proxy, which takes it for a body."""
+    hidden = GET + END
+    start = POST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    data = (start + framing % (len(hidden), hidden)) * 2 + GET + END
+    async with connect(client) as connection:
+        for begin in range(0, len(data), size):
+            connection.send(data[begin : begin + size])
+            await asyncio.sleep(0)
+        for status in (400, 400, 200):
+            assert (await connection.answer()).status == status
+
+
 # Deadlines.
 
 
@@ -237,6 +256,13 @@ async def test_trailers_are_no_headers() -> None:
         connection.send(POST + CHUNKED + b"\r\n0\r\nAuthorization: x\r\n\r\n")
         answer = await connection.answer()
         assert answer.body == b"host content-type transfer-encoding"
+
+
+async def test_a_trailer_may_close(client: httpx.AsyncClient) -> None:
+    """The parser would pass over all that follows it, and nobody would ever be answered."""
+    async with connect(client) as connection:
+        connection.send(POST + CHUNKED + b"\r\n0\r\nConnection: close\r\n\r\n" + GET + END)
+        await is_refused(connection, 400)
 
 
 async def test_an_answer_instead_of_a_100_closes(client: httpx.AsyncClient) -> None:
