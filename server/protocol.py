@@ -142,8 +142,11 @@ class HttpProtocol(HttpToolsProtocol):
                 return
             except httptools.HttpParserUpgrade as upgrade:
                 rest = rest[upgrade.args[0] :]
-            # An ordinary request for us, but the parser would not read its body.
-            self.parser.feed_data(self._head_without_upgrade())
+            # An ordinary request for us, but this parser would not read its body.
+            head = self._head_without_upgrade()
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            self.parser.feed_data(head)
 
     # Called by the parser.
 

@@ -122,6 +122,18 @@ async def test_the_body_of_an_upgrade_is_not_the_next_request(
             assert (await connection.answer()).status == status
 
 
+@pytest.mark.parametrize(
+    ("version", "connection"), [(b"1.0", b"Upgrade"), (b"1.1", b"close, Upgrade")]
+)
+async def test_an_upgrade_may_close(
+    client: httpx.AsyncClient, version: bytes, connection: bytes
+) -> None:
+    start = POST.replace(b"1.1", version) + b"Connection: %s\r\nUpgrade: h2c\r\n" % connection
+    async with connect(client) as raw:
+        raw.send(start + b"Content-Length: 2\r\n\r\n[]" + GET + END)
+        await is_refused(raw, 400)
+
+
 # Deadlines.
 
 
