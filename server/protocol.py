@@ -79,6 +79,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._stall: asyncio.TimerHandle | None = None
         self._receive_deadline = receive_deadline
         self._deadline: asyncio.TimerHandle | None = None
+        self._answering: RequestResponseCycle | None = None  # not the newest when several wait
         self._is_ending = False
         self._is_lingering = False
         self._is_in_head = False
@@ -106,6 +107,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._end_deadline()
         self._end_stall()
         self._unset_keepalive_if_required()
+        self.pipeline.clear()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True  # uvicorn tells the newest only
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -212,6 +217,7 @@ class HttpProtocol(HttpToolsProtocol):
     # Called by uvicorn.
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
         if cycle.scope["http_version"] == "1.0":
             app = _CloseDelimited(cycle, app)
         super()._start_asgi_task(cycle, app)

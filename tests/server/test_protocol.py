@@ -324,3 +324,22 @@ async def test_only_so_many_requests_wait_for_their_turn() -> None:
         for _ in range(1 + MAX_PIPELINED):
             assert (await connection.answer()).status == 200
         assert await connection.rest() == b""
+
+
+async def test_a_client_that_leaves_with_requests_waiting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Noticed when something is written: nothing is read while requests wait for their turn."""
+    engine = FakeEngine(manual=True)
+    async with live_app(engine) as client:
+        async with connect(client) as connection:
+            connection.send(completion(max_tokens=99, stream=True))
+            await engine.until(lambda: not engine.is_idle)
+            connection.send(completion(max_tokens=99, stream=True))
+            await asyncio.sleep(0.05)
+        for _ in range(20):
+            engine.step()
+            await asyncio.sleep(0.01)
+        assert engine.aborts
+        assert len(engine.requests) == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
