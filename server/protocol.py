@@ -80,6 +80,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._stall = StallWatch(self, self.loop, stall_timeout)
         self._receive_deadline = receive_deadline
         self._deadline: asyncio.TimerHandle | None = None
+        self._answering: RequestResponseCycle | None = None  # not the newest when several wait
         self._is_ending = False
         self._is_lingering = False
         self._is_in_head = False
@@ -107,6 +108,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._end_deadline()
         self._stall.end()
         self._unset_keepalive_if_required()
+        self.pipeline.clear()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True  # uvicorn tells the newest only
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -144,8 +149,12 @@ class HttpProtocol(HttpToolsProtocol):
                 self.parser.feed_data(rest)
                 return
             except httptools.HttpParserUpgrade as upgrade:
-                # An ordinary request for us: what follows it is the next one.
                 rest = rest[upgrade.args[0] :]
+            # An ordinary request for us, but this parser would not read its body.
+            head = self._head_without_upgrade()
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            self.parser.feed_data(head)
 
     # Called by the parser.
 
@@ -173,6 +182,10 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_header(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise invalid_http("This server is no proxy.")
+            return  # the head comes again, see `_parse`
         host = check_head(self.parser.get_http_version(), self.headers)
         if host is not None and not self._hosts.allows(host):
             raise wrong_host(host)
@@ -193,16 +206,21 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_body(body)  # drops it if the request has been answered
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         self._num_pending_bytes = 0
         self._end_deadline()
         self.cycle.more_body = False
+        if not self.parser.should_keep_alive():  # also by a trailer
+            self.cycle.keep_alive = False
         if self.cycle.response_complete:  # the body came after the answer, without need
             self._close_after(self.timeout_keep_alive)
 
     # Called by uvicorn.
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
         if cycle.scope["http_version"] == "1.0":
             app = _CloseDelimited(cycle, app)
         super()._start_asgi_task(cycle, app)
@@ -291,6 +309,16 @@ class HttpProtocol(HttpToolsProtocol):
         self._write_refusal(error, scope)
         self._linger()
 
+    def _head_without_upgrade(self) -> bytes:
+        """The head that was parsed last, as if its client did not ask for another protocol.
+
+        Clients may ask with any request (Java's do with each), and we may ignore it: RFC 9110, 7.8.
+        """
+        version = self.parser.get_http_version().encode("ascii")
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join((*lines, b"", b""))
+
     def _unread_scope(self) -> Scope:
         """Of a request that has not come to the application, with what is known of it."""
         # The parser says DELETE when it has seen no method.
@@ -317,7 +345,8 @@ class HttpProtocol(HttpToolsProtocol):
             (b"request-id", request_id.encode("ascii")),
         ]
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
-        self.transport.write(b"%s%s\r\n%s" % (STATUS_LINE[error.status], head, response.body))
+        body = b"" if scope["method"] == "HEAD" else response.body
+        self.transport.write(b"%s%s\r\n%s" % (STATUS_LINE[error.status], head, body))
 
     def _linger(self) -> None:
         """Send no more, drop what comes, and close soon, or when the client does.

@@ -17,6 +17,7 @@ from starlette.types import Scope
 from server.observe.load import LoadWatch
 from server.observe.metrics import RequestMetrics
 from server.observe.record import CompletionRecord, RequestRecord, attach_record, record_of
+from server.wire.limits import MAX_MODEL_NAME
 from server.wire.schemas import CompletionRequest
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class Observer:
         """The record of a completion that is going to be tried, part of the request's."""
         completion = CompletionRecord(
             completion_id,
-            body.model,
+            body.model[:MAX_MODEL_NAME],
             num_prompts=len(body.prompt),
             n=body.num_generated,
             parameters={name: getattr(body, name) for name in _PARAMETERS},

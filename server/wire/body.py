@@ -6,7 +6,6 @@ That it comes in time is seen to in `server/protocol.py`.
 
 from __future__ import annotations
 
-from email.message import Message
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -52,25 +51,30 @@ def parse_json(model: type[Model], body: bytes) -> Model:
 
 
 def _check_content_type(request: Request) -> None:
-    message = Message()
-    message["content-type"] = request.headers.get("content-type", "")
-    charset = message.get_param("charset", "utf-8")
-    if message.get_content_type() != "application/json" or str(charset).lower().replace(
-        "_", "-"
-    ) not in ("utf-8", "utf8"):
+    # A header that is there twice is a list, which neither of these may be.
+    kind, *parameters = ", ".join(request.headers.getlist("content-type")).lower().split(";")
+    if kind.strip() != "application/json" or not all(map(_is_harmless, parameters)):
         raise ApiError(
             415,
             "Send the body as 'Content-Type: application/json' (in UTF-8).",
             code="unsupported_content_type",
             headers=CLOSE,
         )
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    encoding = ", ".join(request.headers.getlist("content-encoding")).lower()
+    if encoding not in ("", "identity"):
         raise ApiError(
             415,
             "Compressed request bodies are not supported. Send it without Content-Encoding.",
             code="unsupported_content_encoding",
             headers=CLOSE,
         )
+
+
+def _is_harmless(parameter: str) -> bool:
+    """Whether a parameter of the type, in lower case, says nothing else than UTF-8."""
+    name, _, value = parameter.strip().partition("=")
+    is_utf8 = value.strip(' \t"').replace("_", "-") in ("utf-8", "utf8")
+    return is_utf8 or not name.startswith("charset")
 
 
 def _too_large() -> ApiError:

@@ -8,13 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from server.wire.limits import MAX_MESSAGES, MAX_ROLE_LENGTH
 from server.wire.parameter_names import check_names
-from server.wire.schemas import Nullable
+from server.wire.schemas import Nullable, Part
 
 
-class Message(BaseModel):
+class Message(Part):
     """One turn of a conversation. Which roles there are is the template's affair."""
-
-    model_config = ConfigDict(strict=True, hide_input_in_errors=True, extra="forbid")
 
     role: Annotated[str, Field(min_length=1, max_length=MAX_ROLE_LENGTH)]
     content: str

@@ -26,6 +26,7 @@ from server.wire.validation import (
     out_of_bounds,
     too_long,
     too_many,
+    too_many_properties,
     wrong_type,
 )
 
@@ -165,12 +166,7 @@ def parse_logit_bias(value: Any) -> dict[int, float]:
     if not isinstance(value, dict):
         raise wrong_type("logit_bias", "an object", value)
     if len(value) > MAX_LOGIT_BIAS:
-        raise bad_request(
-            "logit_bias",
-            "object_above_max_properties",
-            f"Invalid 'logit_bias': too many entries. Expected at most {MAX_LOGIT_BIAS}, "
-            f"but got {len(value)} instead.",
-        )
+        raise too_many_properties("logit_bias", MAX_LOGIT_BIAS, len(value))
     strange = [key for key in value if not (key.isascii() and key.isdecimal() and len(key) < 10)]
     if strange:
         raise unknown_tokens(strange)

@@ -36,6 +36,7 @@ BYTES_PER_LOGPROB = 32  # of an answer: a token's text and a number
 BYTES_PER_RANKED_TOKEN = 64  # the same in `prompt_logprobs`, where it is an object
 BYTES_PER_TOKEN_ID = 8
 
+MAX_NAMES = 100  # of an object in a request, and what is looked at for a misspelt one
 MAX_REPORTED_PROBLEMS = 10  # of one request
 MAX_ECHOED_CHARACTERS = 200  # of a client's input, in an error message
 MAX_ECHOED_NAME = 64

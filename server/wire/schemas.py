@@ -16,8 +16,9 @@ from pydantic import (
     GetCoreSchemaHandler,
     PlainValidator,
     WithJsonSchema,
+    model_validator,
 )
-from pydantic_core import CoreSchema, PydanticUseDefault
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticUseDefault
 from pydantic_core.core_schema import no_info_before_validator_function, nullable_schema
 
 from server.wire.fields import (
@@ -38,6 +39,7 @@ from server.wire.limits import (
     MAX_CHOICES,
     MAX_LOGIT_BIAS,
     MAX_LOGPROBS,
+    MAX_NAMES,
     MAX_PROMPTS,
     MAX_STOP_LENGTH,
     MAX_STOP_STRINGS,
@@ -111,10 +113,22 @@ _LOGIT_BIAS_SCHEMA = {
 }
 
 
-class StreamOptions(BaseModel):
-    """What a stream carries besides text."""
+class Part(BaseModel):
+    """An object within a request. It has no names but these."""
 
     model_config = ConfigDict(strict=True, hide_input_in_errors=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_many_names(cls, data: Any) -> Any:
+        """Each strange one would be a finding, many times as large as the name."""
+        if isinstance(data, dict) and len(data) > MAX_NAMES:
+            raise PydanticCustomError("too_many_properties", "", {"length": len(data)})
+        return data
+
+
+class StreamOptions(Part):
+    """What a stream carries besides text."""
 
     include_usage: Nullable[bool] = False
     continuous_usage_stats: Nullable[bool] = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,6 +14,7 @@ from server.wire.errors import ApiError, BadRequest, bad_request
 from server.wire.limits import (
     MAX_ECHOED_CHARACTERS,
     MAX_ECHOED_NAME,
+    MAX_NAMES,
     MAX_REPORTED_PROBLEMS,
 )
 
@@ -93,6 +95,15 @@ def too_many(param: str, max_length: int, length: int) -> ApiError:
     )
 
 
+def too_many_properties(param: str, max_length: int, length: int) -> BadRequest:
+    return bad_request(
+        param,
+        "object_above_max_properties",
+        f"Invalid '{param}': too many entries. Expected at most {max_length}, "
+        f"but got {length} instead.",
+    )
+
+
 def too_long(param: str, max_length: int, length: int) -> ApiError:
     return bad_request(
         param,
@@ -164,6 +175,8 @@ def _finding(error: ErrorDetails) -> ApiError:
         return empty_array(param)
     if kind == "too_long":
         return too_many(param, context["max_length"], context["actual_length"])
+    if kind == "too_many_properties":
+        return too_many_properties(param, MAX_NAMES, context["length"])
     if kind == "literal_error":
         why = f"expected {context['expected']}"
         return bad_request(param, "invalid_value", f"Invalid '{param}': {why}.")
@@ -175,7 +188,8 @@ def _finding(error: ErrorDetails) -> ApiError:
 
 def _missing(param: str, value: object) -> ApiError:
     """`value` is the object without it; perhaps it is there under a misspelt name."""
-    names = [name[:MAX_ECHOED_NAME] for name in value] if isinstance(value, dict) else []
+    given = islice(value, MAX_NAMES) if isinstance(value, dict) else ()
+    names = [name[:MAX_ECHOED_NAME] for name in given]
     close = get_close_matches(param, names, n=1)
     hint = f" Did you misspell it as '{close[0]}'?" if close else ""
     return bad_request(

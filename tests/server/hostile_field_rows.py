@@ -202,6 +202,14 @@ FIELD_ROWS = [
         "unknown_parameter",
     ),
     Row(
+        83,
+        "100,000 unknown options",
+        completion(stream=True, stream_options={str(i): 1 for i in range(100_000)}),
+        400,
+        "stream_options",
+        "object_above_max_properties",
+    ),
+    Row(
         88,
         "side",
         completion(truncation_side="up"),

@@ -103,16 +103,30 @@ WIRE_ROWS = [
             ("another JSON", "Content-Type: application/merge-patch+json\r\n"),
             ("UTF-16 (22)", "Content-Type: application/json; charset=utf-16\r\n"),
             ("latin-1 (22)", "Content-Type: application/json; charset=latin-1\r\n"),
+            ("two types", f"{JSON}Content-Type: text/plain\r\n"),
+            ("one type twice", f"{JSON}{JSON}"),
+            ("two charsets (22)", "Content-Type: application/json; charset=utf-8; charset=x\r\n"),
+            ("pieces (22)", "Content-Type: application/json; charset*=utf-8''a; charset*0=b\r\n"),
+            ("5,000 digits (22)", f"Content-Type: application/json; charset*{'9' * 5000}=x\r\n"),
         )
     ),
     Row(22, "utf-8", post(GOOD_BODY, "Content-Type: application/json; charset=UTF-8\r\n"), 200),
+    Row(
+        22,
+        "another parameter",
+        post(GOOD_BODY, "Content-Type: application/json; a*=b; a*0=c; charset=utf-8\r\n"),
+        200,
+    ),
     Row(
         22, "in quotes", post(GOOD_BODY, 'Content-Type: application/json; charset="utf-8"\r\n'), 200
     ),
     Row(22, "in capitals", post(GOOD_BODY, "Content-Type: Application/JSON\r\n"), 200),
     *(
         Row(23, coding, post(b"", f"{JSON}Content-Encoding: {coding}\r\n"), 415, code=ENCODING)
-        for coding in ("gzip", "br", "zstd", "deflate", "identity, gzip")
+        for coding in (
+            *("gzip", "br", "zstd", "deflate", "identity, gzip"),
+            "identity\r\nContent-Encoding: gzip",
+        )
     ),
     Row(23, "identity", post(GOOD_BODY, f"{JSON}Content-Encoding: identity\r\n"), 200),
     closed(
@@ -138,6 +152,7 @@ WIRE_ROWS = [
     Row(26, "NUL", http("POST", f"{URL}%00", JSON, GOOD_BODY), 404, part=f"{URL}\\u0000"),
     Row(26, "a line feed", http("POST", "/v2/x%0Ay", JSON, GOOD_BODY), 404, part="/v2/x\\ny"),
     closed(27, "header of 60 KB", raw(GET, HOST, "A: " + "a" * 60_000), 431, OVERSIZE),
+    closed(27, "HEAD", raw("HEAD / HTTP/1.1", HOST, "A: " + "a" * 60_000), 431, OVERSIZE),
     closed(27, "header name of 60 KB", raw(GET, HOST, "A" * 60_000 + ": a"), 431, OVERSIZE),
     closed(27, "1,000 headers", raw(GET, HOST, *["A: b"] * 999), 431, OVERSIZE),
     closed(27, "header of 4 MB", raw(GET, HOST, "A: " + "a" * 4_000_000), 431, OVERSIZE),
@@ -168,6 +183,14 @@ WIRE_ROWS = [
         )
         for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "a" * 5000)
     ),
+    closed(
+        28,
+        "not ours, with an upgrade",
+        raw(GET, "Host: evil.example", "Connection: Upgrade", "Upgrade: websocket"),
+        421,
+        "host_not_allowed",
+        "local",
+    ),
     *(
         Row(28, f"ours: {host}", raw(GET, f"Host: {host}"), 200, server="local")
         for host in ("localhost", "LOCALHOST.:8000", "127.0.0.1:8000", "[::1]:8000")
@@ -191,6 +214,15 @@ WIRE_ROWS = [
     closed(29, "a URL without a path", raw("GET http://x?y HTTP/1.1", HOST)),
     closed(29, "an unknown method", raw("BREW / HTTP/1.1", HOST)),
     Row(29, "a websocket", raw(GET, HOST, "Connection: Upgrade", "Upgrade: websocket"), 200),
+    Row(
+        29,
+        "HTTP/2 asked for, as by clients in Java",
+        post(
+            GOOD_BODY,
+            f"{JSON}Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n",
+        ),
+        200,
+    ),
     closed(30, "half a chunk", chunks(GOOD_BODY)[:-20], 408, "request_timeout", "hasty"),
     closed(30, "half a head", b"GET /health HTTP/1.1\r\nHo", 408, "request_timeout", "hasty"),
 ]

@@ -74,6 +74,14 @@ async def test_but_not_all_of_many(client: httpx.AsyncClient) -> None:
     assert len(error["message"]) < 4000
 
 
+async def test_a_misspelt_name_is_looked_for_among_few(client: httpx.AsyncClient) -> None:
+    """Comparing all names of a body of 4 MiB would take the event loop several seconds."""
+    for num_before, hint in ((10, " Did you misspell it as 'promt'?"), (100, "")):
+        body = dict.fromkeys(map(str, range(num_before)), 1) | {"promt": "x", "model": MODEL}
+        error = error_of(await client.post(URL, json=body))
+        assert error["message"] == f"Missing required parameter: 'prompt'.{hint}"
+
+
 @pytest.mark.parametrize("name", CompletionRequest.model_fields)
 async def test_a_wrong_value_is_one_problem(client: httpx.AsyncClient, name: str) -> None:
     for value in ([{}], {"x": []}):

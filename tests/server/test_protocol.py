@@ -103,6 +103,37 @@ async def test_an_upgrade_is_an_ordinary_request(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: %d\r\n\r\n%b", CHUNKED + b"\r\n%x\r\n%b\r\n0\r\n\r\n"]
+)
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+async def test_the_body_of_an_upgrade_is_not_the_next_request(
+    client: httpx.AsyncClient, framing: bytes, size: int
+) -> None:
+    """What hides in it would get past a proxy, which takes it for a body."""
+    hidden = GET + END
+    start = POST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    data = (start + framing % (len(hidden), hidden)) * 2 + GET + END
+    async with connect(client) as connection:
+        for begin in range(0, len(data), size):
+            connection.send(data[begin : begin + size])
+            await asyncio.sleep(0)
+        for status in (400, 400, 200):
+            assert (await connection.answer()).status == status
+
+
+@pytest.mark.parametrize(
+    ("version", "connection"), [(b"1.0", b"Upgrade"), (b"1.1", b"close, Upgrade")]
+)
+async def test_an_upgrade_may_close(
+    client: httpx.AsyncClient, version: bytes, connection: bytes
+) -> None:
+    start = POST.replace(b"1.1", version) + b"Connection: %s\r\nUpgrade: h2c\r\n" % connection
+    async with connect(client) as raw:
+        raw.send(start + b"Content-Length: 2\r\n\r\n[]" + GET + END)
+        await is_refused(raw, 400)
+
+
 # Deadlines.
 
 
@@ -239,6 +270,13 @@ async def test_trailers_are_no_headers() -> None:
         assert answer.body == b"host content-type transfer-encoding"
 
 
+async def test_a_trailer_may_close(client: httpx.AsyncClient) -> None:
+    """The parser would pass over all that follows it, and nobody would ever be answered."""
+    async with connect(client) as connection:
+        connection.send(POST + CHUNKED + b"\r\n0\r\nConnection: close\r\n\r\n" + GET + END)
+        await is_refused(connection, 400)
+
+
 async def test_an_answer_instead_of_a_100_closes(client: httpx.AsyncClient) -> None:
     async with connect(client) as connection:
         connection.send(NOWHERE + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n")
@@ -286,3 +324,22 @@ async def test_only_so_many_requests_wait_for_their_turn() -> None:
         for _ in range(1 + MAX_PIPELINED):
             assert (await connection.answer()).status == 200
         assert await connection.rest() == b""
+
+
+async def test_a_client_that_leaves_with_requests_waiting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Noticed when something is written: nothing is read while requests wait for their turn."""
+    engine = FakeEngine(manual=True)
+    async with live_app(engine) as client:
+        async with connect(client) as connection:
+            connection.send(completion(max_tokens=99, stream=True))
+            await engine.until(lambda: not engine.is_idle)
+            connection.send(completion(max_tokens=99, stream=True))
+            await asyncio.sleep(0.05)
+        for _ in range(20):
+            engine.step()
+            await asyncio.sleep(0.01)
+        assert engine.aborts
+        assert len(engine.requests) == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

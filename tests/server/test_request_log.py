@@ -95,6 +95,7 @@ async def test_a_client_that_went_away(lines: pytest.LogCaptureFixture, stream: 
 REFUSED = [
     (COMPLETION | {"n": 0}, 400, "integer_below_min_value", None),
     (COMPLETION | {"model": "nobody's"}, 404, "model_not_found", "nobody's"),
+    (COMPLETION | {"model": "x" * 10**6}, 404, "model_not_found", "x" * 256),
     (COMPLETION | {"max_tokens": 10**6}, 400, "context_length_exceeded", MODEL),
 ]
 
