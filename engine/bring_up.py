@@ -1,5 +1,5 @@
-"""What comes between the weights and the first step on a GPU: pages that fill its memory, and
-decode steps recorded over them.
+"""What comes between the weights and the first step on a GPU: pages that fill its memory,
+kernels compiled, and decode steps recorded.
 
 Knows no CUDA; how a device measures and records is given to it.
 """
@@ -16,6 +16,7 @@ from engine.config import EngineConfig, SchedulerConfig
 from engine.device import Target, resolve_limits
 from engine.graphs import Recorder, RecordingRunner, decode_sizes
 from engine.memory_profile import DeviceMemory, measure, page_memory
+from engine.warm_up import warm_up
 
 logger = logging.getLogger("octavo.engine")
 
@@ -45,6 +46,8 @@ def bring_up(
         config = replace(config, kv_cache_memory=room)
     limits = resolve_limits(config, model, target)
     runner = new_runner(limits)
+    on_progress("compiling kernels", 0.0)
+    warm_up(runner, limits)
     if runner.can_record:
         on_progress("recording steps", 0.0)
         runner.record_decoding(new_recorder(), decode_sizes(limits.max_num_seqs))

@@ -19,6 +19,8 @@ from engine.processor import cpu_flags
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # CPUs with these multiply bfloat16 faster than float32.
 _FAST_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+# GPUs multiply bfloat16 from this compute capability on (Ampere); torch emulates it before.
+_BFLOAT16_CAPABILITY = (8, 0)
 
 # Kernels take in this many positions of a page at a time.
 PAGE_MULTIPLE = 16
@@ -69,6 +71,8 @@ def resolve_target(
         )
     if config.dtype != "auto":
         dtype, dtype_why = _DTYPES[config.dtype], "asked for"
+    elif device == "cuda" and torch.cuda.get_device_capability() < _BFLOAT16_CAPABILITY:
+        dtype, dtype_why = torch.float16, "this GPU has no bfloat16"
     elif device == "cuda" or _FAST_BFLOAT16_FLAGS & cpu_flags():
         dtype, dtype_why = torch.bfloat16, "fast here"
     elif config.quantization in ("int8", "int4") or (

@@ -31,7 +31,8 @@ _EVERYTHING = SamplingParams(
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
     """Bytes of a device: `total`, and `free` when only the weights are there (others' use is not
-    free); what the largest step takes besides weights and pages; what recorded steps take."""
+    free, nor what libraries keep after a step); what the largest step takes besides weights and
+    pages; what recorded steps take."""
 
     total: int
     free: int
@@ -120,6 +121,8 @@ def measure(
             runner.record_decoding(metered, sizes[-_NUM_MEASURED:])
         del runner
         gc.collect()  # recordings refer to their runner
+        # What libraries have taken by now, such as for their code, they keep.
+        free = min(free, memory.free())
     except torch.OutOfMemoryError:
         raise EngineStartError(
             f"the GPU has {_gibibytes(free)} left beside the weights, too little for a step of "

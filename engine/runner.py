@@ -233,14 +233,17 @@ class ModelRunner:
         block_ids: Tensor,
         empty: Tensor,
     ) -> None:
-        """Copy pages, enter new ones into the block tables, clear those that nothing is in yet."""
+        """Copy pages, enter new ones into the block tables, clear those that nothing is in yet.
+
+        Pages of more than 2 GiB are cleared layer by layer: not where nobody looks.
+        """
         if len(started_rows):
             self._block_tables.index_fill_(0, started_rows, self._kv_cache.blank_block)
         if len(copy_sources):  # first: a page to copy from may be somebody's new one
             self._kv_cache.copy_blocks(copy_sources, copy_targets)
         if len(places):
             self._block_tables.view(-1).index_copy_(0, places, block_ids.to(torch.int32))
-        if len(empty):
+        if len(empty) and self._kernels.reads_whole_pages:
             self._kv_cache.clear_blocks(empty)
 
     def _forward(self, tokens: Tensor, spans: list[Span]) -> Tensor:

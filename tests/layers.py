@@ -120,8 +120,9 @@ LAYERS = {
     "engine.graphs": layer("engine.attention engine.batch engine.request", TENSORS),
     "engine.bring_up": layer(
         f"{CONTRACTS} engine.batch engine.device engine.graphs engine.memory_profile "
-        "engine.checkpoint",
+        "engine.warm_up engine.checkpoint",
     ),
+    "engine.warm_up": layer("engine.batch engine.config engine.request"),
     "engine.upload": layer("engine.staging", TENSORS),
     "engine.memory_profile": layer(f"{CONTRACTS} engine.batch engine.graphs", TENSORS),
     "engine.memory": layer(others=TENSORS),

@@ -13,6 +13,7 @@ from engine.checkpoint import open_checkpoint
 from engine.config import EngineConfig, SchedulerConfig
 from engine.device import resolve_limits, resolve_target
 from engine.info import EngineInfo
+from engine.kernels.base import Kernels
 from engine.kernels.reference import ReferenceKernels
 from engine.models import build_model
 from engine.runner import ModelRunner
@@ -53,8 +54,10 @@ class Rerun:
         return replay
 
 
-def replayable_runner(folder: Path, max_num_seqs: int) -> ModelRunner:
-    """The model in `folder` on the CPU, with kernels for graphs."""
+def replayable_runner(
+    folder: Path, max_num_seqs: int, kernels: Kernels | None = None
+) -> ModelRunner:
+    """The model in `folder` on the CPU, with kernels for graphs: `DeviceKernels`, if not others."""
     config = EngineConfig(
         str(folder),
         device="cpu",
@@ -68,7 +71,7 @@ def replayable_runner(folder: Path, max_num_seqs: int) -> ModelRunner:
     )
     target = resolve_target(config)
     checkpoint = open_checkpoint(folder)
-    kernels = DeviceKernels(target.device, target.dtype)
+    kernels = kernels or DeviceKernels(target.device, target.dtype)
     model = build_model(checkpoint.config, kernels, target.device)
     load_weights(model, checkpoint, target.device, target.dtype, lambda *_: None)
     limits = resolve_limits(config, checkpoint.config, target)

@@ -109,7 +109,7 @@ class CaseMaker:
             name = f"silu_mul {n} x {layer.inner}"
             yield self._case(name, 3 * inner, self._silu_mul, n, layer)
             per_token = 2 * (layer.num_heads + 2 * layer.num_kv_heads) * layer.head_dim * size
-            angles = 2 * layer.head_dim * 4
+            angles = layer.head_dim * 4  # a cosine and a sine for each pair
             normed = "head norms, " if layer.has_norms else ""
             name = f"{normed}rotary, store {n} x {layer.heads()}"
             yield self._case(name, n * (per_token + angles), self._rotary, n, layer)

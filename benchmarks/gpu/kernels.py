@@ -11,6 +11,7 @@ graph: what it costs to launch them is in limits.py. Exit code 1 when anything i
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def time_case(case: Case, device: torch.device) -> tuple[float, float, bool]:
         made = case.make()
         error = made.error()
         return time_in_turn([made.run], device, 2), error.largest / error.epsilon, error.is_right
-    num_copies = min(_MAX_COPIES, max(1, round(_COLD_BYTES / case.num_bytes)))
+    num_copies = min(_MAX_COPIES, math.ceil(_COLD_BYTES / case.num_bytes))
     copies = [case.make() for _ in range(num_copies)]
     error = copies[0].error()
     works = [each.run for each in islice(cycle(copies), max(_MIN_LAUNCHES, num_copies))]

@@ -80,6 +80,11 @@ class Kernels(Protocol):
         replayed for other rows: `plan` then reads the layout's tensors on the device and nothing of
         `spans` but their number."""
 
+    @property
+    def reads_whole_pages(self) -> bool:
+        """Whether positions of a page that no token sees are read too: then what lies there must be
+        numbers, as zero times NaN is NaN."""
+
     def takes_grouped(self, num_inputs: int) -> bool:
         """Whether weights with rows of this many numbers may stay quantized."""
 

@@ -37,6 +37,10 @@ class ReferenceKernels:
     def can_be_recorded(self) -> bool:
         return False  # plans from the spans
 
+    @property
+    def reads_whole_pages(self) -> bool:
+        return True
+
     def takes_grouped(self, num_inputs: int) -> bool:
         return False
 

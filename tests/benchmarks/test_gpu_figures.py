@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,25 @@ def test_what_runs_in_turn_is_timed_by_the_piece() -> None:
     seconds = time_in_turn(works, CPU)
     assert calls[:6] == [0, 1, 2, 0, 1, 2]
     assert 0.002 <= seconds < 0.1
+
+
+def test_results_of_a_turn_lie_beside_each_other() -> None:
+    """Memory that is written again and again is in a cache, and would look faster than it is."""
+    made: list[weakref.ref[Tensor]] = []
+
+    def work() -> Tensor:
+        alive = [reference() is not None for reference in made[len(made) // 4 * 4 :]]
+        assert all(alive)
+        result = torch.zeros(3)
+        made.append(weakref.ref(result))
+        return result
+
+    time_in_turn([work] * 4, CPU)
+    assert len(made) % 4 == 0 and not any(reference() is not None for reference in made)
+
+
+def test_what_rotating_and_storing_costs() -> None:
+    """Queries, keys and values read and written, and a head's cosines and sines, in float32."""
+    maker = CaseMaker(ReferenceKernels(CPU, torch.bfloat16), CPU, torch.bfloat16, 0)
+    [case] = [c for c in maker.cases(LAYERS["qwen3-0.6b"]) if "store 64 x" in c.name]
+    assert case.num_bytes == 64 * (2 * (16 + 2 * 8) * 128 * 2 + 128 * 4)

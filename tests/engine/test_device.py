@@ -30,11 +30,24 @@ def test_float16_is_for_gpus() -> None:
         resolve_target(EngineConfig("m", device="cpu", dtype="float16"))
 
 
-def test_float16_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("capability", "dtype", "why"),
+    [
+        ((9, 0), "bfloat16", "fast here"),
+        ((8, 0), "bfloat16", "fast here"),
+        ((7, 5), "float16", "this GPU has no bfloat16"),
+    ],
+)
+def test_dtypes_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: str, why: str
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    target = resolve_target(EngineConfig("m", dtype="float16"))
-    assert (str(target.device), target.dtype) == ("cuda", torch.float16)
-    assert resolve_target(EngineConfig("m")).dtype_name == "bfloat16"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    target = resolve_target(EngineConfig("m", dtype="float32"))
+    assert (str(target.device), target.dtype) == ("cuda", torch.float32)
+    target = resolve_target(EngineConfig("m"))
+    assert target.dtype_name == dtype
+    assert target.reason == f"cuda: a CUDA device is there; {dtype}: {why}"
 
 
 def test_rounded_weights_are_multiplied_in_bfloat16() -> None:

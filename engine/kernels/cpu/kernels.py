@@ -107,6 +107,10 @@ class CpuKernels:
     def can_be_recorded(self) -> bool:
         return False  # the host does the work
 
+    @property
+    def reads_whole_pages(self) -> bool:
+        return True
+
     def takes_grouped(self, num_inputs: int) -> bool:
         can_multiply = self.dtype == torch.bfloat16 and bool(self.products.instructions)
         return can_multiply and num_inputs % GROUP_SIZE == 0

@@ -21,13 +21,15 @@ from engine.kernels.triton.activation import gelu, gelu_mul, silu_mul
 from engine.kernels.triton.attention import paged_attention
 from engine.kernels.triton.layer_norm import add_layer_norm
 from engine.kernels.triton.norm import add_rms_norm, rms_norm
-from engine.kernels.triton.plan import TritonPlan, make_plan
+from engine.kernels.triton.plan import Processors, TritonPlan, make_plan
 from engine.kernels.triton.rotary import rotary_store_kv
 from engine.kernels.triton.store import store_kv
 
 _DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
-# As many as make short contexts fall into several splits, so that interpreted tests see them.
-_INTERPRETED_PROCESSORS = 4
+# So few that short contexts fall into several splits: interpreted tests are to see them.
+_INTERPRETED = Processors(4, shared_bytes=227 << 10)
+# What Triton compiles for: older GPUs end some compilations by a crash.
+_MIN_CAPABILITY = (8, 0)
 
 
 class TritonError(Exception):
@@ -49,20 +51,28 @@ class TritonKernels:
         self._packed: set[str] = set()
         if is_interpreted:
             self._operand = tl.float32
-            self._num_processors = _INTERPRETED_PROCESSORS
+            self._processors = _INTERPRETED
             self._where = "interpreted"
         else:
             properties = torch.cuda.get_device_properties(device)
+            capability = (properties.major, properties.minor)
+            if capability < _MIN_CAPABILITY:
+                raise TritonError(
+                    f"Triton needs a GPU of compute capability 8.0; {properties.name} has "
+                    f"{properties.major}.{properties.minor}"
+                )
             self._operand = _DTYPES[dtype]
-            self._num_processors = properties.multi_processor_count
             self._where = properties.name
         ones = torch.ones(1, 16, dtype=dtype, device=device)
         try:
             rms_norm(ones, ones[0], 1e-5)
+            if not is_interpreted:
+                self._processors = _find_processors(device)
         except Exception as error:  # a compiler's: whatever it is, other kernels can serve
             reason = " ".join(str(error).split())
             raise TritonError(
-                f"Triton does not compile here: {type(error).__name__}: {reason}"
+                "Triton does not compile here, which takes a C compiler and Python's headers: "
+                f"{type(error).__name__}: {reason}"
             ) from error
 
     def describe(self) -> str:
@@ -72,6 +82,10 @@ class TritonKernels:
     @property
     def can_be_recorded(self) -> bool:
         return True
+
+    @property
+    def reads_whole_pages(self) -> bool:
+        return False
 
     def takes_grouped(self, num_inputs: int) -> bool:
         return False
@@ -118,7 +132,7 @@ class TritonKernels:
     def plan(self, layout: StepLayout) -> TritonPlan:
         """With one token in each span, the plan is good for whatever the layout's tensors hold
         later; a token at position -1 is padding, which has no page and attends to nothing."""
-        return make_plan(layout, self.dtype, self._num_processors)
+        return make_plan(layout, self.dtype, self._processors)
 
     def rotary_store_kv(
         self,
@@ -140,3 +154,9 @@ class TritonKernels:
     ) -> Tensor:
         assert isinstance(plan, TritonPlan)
         return paged_attention(q, kv, plan, rule, self._operand)
+
+
+def _find_processors(device: torch.device) -> Processors:
+    index = torch.cuda.current_device() if device.index is None else device.index
+    found = triton.runtime.driver.active.utils.get_device_properties(index)
+    return Processors(found["multiprocessor_count"], shared_bytes=found["max_shared_mem"])

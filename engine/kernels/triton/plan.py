@@ -12,7 +12,7 @@ whose content changes from replay to replay.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -22,6 +22,18 @@ from engine.attention import AttentionPlan, Span, StepLayout
 
 # The reduction reads this many at once; a power of 2.
 MAX_SPLITS = 64
+# Products have at least so many terms.
+_MIN_POSITIONS = 16
+# Pages' places, and a reserve.
+_OTHER_SHARED_BYTES = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Processors:
+    """Of a device: how many, and how many bytes the threads of a program may share on one."""
+
+    count: int
+    shared_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +81,15 @@ class TritonPlan(AttentionPlan):
     attended: Tensor
 
 
-def make_plan(layout: StepLayout, dtype: torch.dtype, num_processors: int) -> TritonPlan:
-    """See `Kernels.plan`; `num_processors` of the device decide the number of splits."""
+def make_plan(layout: StepLayout, dtype: torch.dtype, processors: Processors) -> TritonPlan:
+    """See `Kernels.plan`; the number of processors decides the number of splits."""
     num_tokens = layout.rows.shape[0]
-    small, large = tile_shapes(layout, dtype)
+    small, large = tile_shapes(layout, dtype, processors.shared_bytes)
     if all(span.num_tokens == 1 for span in layout.spans):
         width = layout.block_tables.shape[1] * layout.block_size
-        launches = [_launch(layout, small, num_tokens, None, width, num_processors)]
+        launches = [_launch(layout, small, num_tokens, None, width, processors.count)]
     else:
-        launches = _launches_of_spans(layout, small, large, num_processors)
+        launches = _launches_of_spans(layout, small, large, processors.count)
     attended = torch.empty(
         (num_tokens, layout.num_heads, layout.head_dim), dtype=dtype, device=layout.rows.device
     )
@@ -90,22 +102,52 @@ def make_plan(layout: StepLayout, dtype: torch.dtype, num_processors: int) -> Tr
     )
 
 
-def tile_shapes(layout: StepLayout, dtype: torch.dtype) -> tuple[TileShape, TileShape]:
+def tile_shapes(
+    layout: StepLayout, dtype: torch.dtype, shared_bytes: int
+) -> tuple[TileShape, TileShape]:
     """For rows with few tokens, and for those with many.
 
     The tensor cores want at least 16 rows. Keys and values of a step of the loop take at most 16 KB
-    each, and several steps are under way at once in a processor's 227 KB. In float32, which the
-    tensor cores do not have, rows are computed in registers: fewer of them.
+    each, and two steps are under way at once where the `shared_bytes` of a program allow it. In
+    float32, which the tensor cores do not have, rows are computed in registers: fewer of them.
     """
     row_bytes = triton.next_power_of_2(layout.head_dim) * dtype.itemsize
     num_positions = 64 if row_bytes <= 256 else 32
     group_rows = triton.next_power_of_2(layout.num_heads // layout.num_kv_heads)
     small = TileShape(max(16, group_rows), num_positions, 4, 5, 8)
     if dtype == torch.float32:
-        return small, TileShape(max(32, group_rows), num_positions, 4, 2, 1)
-    if row_bytes > 256:
-        return small, TileShape(max(64, group_rows), num_positions, 4, 2, 1)
-    return small, TileShape(max(128, group_rows), num_positions, 8, 5, 1)
+        large = TileShape(max(32, group_rows), num_positions, 4, 2, 1)
+    elif row_bytes > 256:
+        large = TileShape(max(64, group_rows), num_positions, 4, 2, 1)
+    else:
+        large = TileShape(max(128, group_rows), num_positions, 8, 5, 1)
+    return _fitting(small, row_bytes, dtype, shared_bytes), _fitting(
+        large, row_bytes, dtype, shared_bytes
+    )
+
+
+def _fitting(shape: TileShape, row_bytes: int, dtype: torch.dtype, shared_bytes: int) -> TileShape:
+    """The same with less at a time, as far as it takes: steps under way first, then positions."""
+    while _shared_bytes(shape, row_bytes, dtype) > shared_bytes:
+        if shape.num_stages > 2:
+            shape = replace(shape, num_stages=2)
+        elif shape.num_positions > _MIN_POSITIONS:
+            shape = replace(shape, num_positions=shape.num_positions // 2)
+        else:
+            break
+    return shape
+
+
+def _shared_bytes(shape: TileShape, row_bytes: int, dtype: torch.dtype) -> int:
+    """What Triton's compilers ask for, at most, on GPUs whose programs share least.
+
+    Keys and values of the steps under way, of which there are two from 5 stages on; queries; and
+    weights, which stay in registers where there are warps enough.
+    """
+    num_steps = 2 if shape.num_stages > 4 else 1
+    keys_and_values = 2 * num_steps * shape.num_positions * row_bytes
+    weights = shape.num_rows * shape.num_positions * dtype.itemsize if shape.num_warps == 4 else 0
+    return keys_and_values + shape.num_rows * row_bytes + weights + _OTHER_SHARED_BYTES
 
 
 def _launches_of_spans(

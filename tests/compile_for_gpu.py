@@ -1,4 +1,5 @@
-"""Compiles what the Triton kernels launch for an H200, without one; run as a program of its own.
+"""Compiles what the Triton kernels launch for a GPU, without one; run as a program of its own, with
+its compute capability (86 is 8.6) and the bytes that a program may share there.
 
 Prints a line for each compilation: name, bytes of shared memory. The interpreter runs the kernels
 as Python and so does not see what the compiler would refuse; nor whether the tensor cores would
@@ -7,6 +8,8 @@ round float32 to tf32, which is an error here.
 
 from __future__ import annotations
 
+import sys
+from functools import partialmethod
 from typing import Any
 
 import torch
@@ -20,7 +23,6 @@ from triton.runtime.jit import JITFunction
 from engine.attention import CAUSAL, AttentionRule
 from engine.kernels.triton import activation, attention, layer_norm, norm, plan, rotary, store
 
-HOPPER = GPUTarget("cuda", 90, 32)
 TYPES = {
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
@@ -31,7 +33,12 @@ TYPES = {
 
 
 def compile_launch(
-    kernel: JITFunction[Any], *arguments: Any, grid: Any, warmup: bool, **options: Any
+    kernel: JITFunction[Any],
+    *arguments: Any,
+    grid: Any,
+    warmup: bool,
+    capability: int,
+    **options: Any,
 ) -> None:
     """Takes the place of `JITFunction.run`."""
     names = kernel.arg_names
@@ -49,13 +56,15 @@ def compile_launch(
             if isinstance(value, int) and value % 16 == 0:
                 attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
-    compiled = triton.compile(source, target=HOPPER, options=options)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     assert "tf32" not in compiled.asm["ptx"], kernel.__name__
     print(kernel.__name__, compiled.metadata.shared)
 
 
 def main() -> None:
-    JITFunction.run = compile_launch
+    capability, shared_bytes = map(int, sys.argv[1:])
+    JITFunction.run = partialmethod(compile_launch, capability=capability)
+    processors = plan.Processors(132, shared_bytes)
     bfloat16 = torch.bfloat16
     x = torch.zeros(3, 576, dtype=bfloat16)
     norm.rms_norm(x.view(3, 9, 64), x[0, :64], 1e-5)
@@ -70,14 +79,16 @@ def main() -> None:
         ((4, 2, 256), bfloat16, tl.bfloat16, (prompt_and_token,)),
         ((32, 8, 128), torch.float16, tl.float16, ([(100, 1)],)),
         ((16, 8, 128), torch.float32, tl.float32, (prompt_and_token,)),
+        ((4, 2, 256), torch.float32, tl.float32, ([(100, 1)], [(0, 70)])),
     ):
         for spans in steps:
             step = make_step(spans, shape, dtype)
-            made = plan.make_plan(step.layout, dtype, num_processors=132)
+            made = plan.make_plan(step.layout, dtype, processors)
             norms = with_norms(step).norms if spans is prompt_and_token else None
             q = rotary.rotary_store_kv(step.qkv, step.cos_sin, step.kv, step.layout, norms)
             store.store_kv(step.qkv, step.kv, step.layout)
-            for rule in (CAUSAL, AttentionRule(window=48, soft_cap=50.0, scale=0.1)):
+            rules = [CAUSAL, AttentionRule(window=48, soft_cap=50.0, scale=0.1)]
+            for rule in rules if dtype == bfloat16 else rules[:1]:  # float32 compiles for long
                 attention.paged_attention(q, step.kv, made, rule, operand)
 
 
