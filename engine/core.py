@@ -13,9 +13,9 @@ from contextlib import suppress
 
 from engine.batch import Batch, Handle, Runner
 from engine.config import SchedulerConfig
-from engine.faults import FaultIsolation, trial_batch
 from engine.request import ChoiceOutput, Request
-from engine.scheduler import Scheduler
+from engine.scheduling.faults import FaultIsolation, trial_batch
+from engine.scheduling.scheduler import Scheduler
 from engine.stats import STEP_TOKEN_BOUNDS, EngineStats
 
 

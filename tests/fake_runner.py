@@ -13,8 +13,8 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from engine.batch import Batch, RowOutput, RowStart, ScheduledRow
-from engine.beam_search import Beams, Hypothesis
 from engine.request import Failure, Request, SamplingParams, TokenLogprobs
+from engine.scheduling.beam_search import Beams, Hypothesis
 
 VOCAB_SIZE = 97
 FAILURE = Failure("made_up", "this row fails")

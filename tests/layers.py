@@ -26,11 +26,6 @@ def layer(ours: str = "", others: str = "") -> Layer:
 
 
 CONTRACTS = "engine.errors engine.config engine.request engine.info"
-BEAMS = "engine.beam_search engine.beam_group"
-POLICY = (
-    "engine.block_pool engine.prefix_cache engine.sequence engine.outputs engine.drafts "
-    f"engine.speculation engine.pacing engine.turns engine.budget engine.rows {BEAMS}"
-)
 TENSORS = "torch numpy"
 WEB = (
     "fastapi starlette pydantic pydantic_core pydantic_settings uvicorn uvloop httptools msgspec "
@@ -72,26 +67,10 @@ LAYERS = {
     "engine.batch": layer("engine.request"),
     "engine.messages": layer("engine.config engine.info engine.request engine.stats", "msgspec"),
     # Policy, tested without torch. The runner is a Protocol in `batch`.
-    "engine.block_pool": layer(),
-    "engine.beam_search": layer("engine.request"),
-    "engine.drafts": layer("engine.request"),
-    "engine.turns": layer("engine.request"),
-    "engine.sequence": layer("engine.beam_search engine.block_pool engine.drafts engine.request"),
-    "engine.speculation": layer(
-        "engine.batch engine.block_pool engine.config engine.sequence engine.request"
-    ),
-    "engine.beam_group": layer("engine.beam_search engine.sequence engine.request engine.config"),
-    "engine.pacing": layer("engine.batch engine.config engine.request"),
-    "engine.budget": layer("engine.config engine.pacing engine.sequence"),
-    "engine.rows": layer("engine.batch engine.sequence"),
-    "engine.faults": layer("engine.batch engine.request engine.sequence"),
+    "engine.scheduling": layer("engine.batch engine.config engine.request"),
     "engine.calibration": layer("engine.batch engine.config engine.request"),
-    "engine.outputs": layer("engine.beam_group engine.sequence engine.batch engine.request"),
-    "engine.prefix_cache": layer("engine.block_pool engine.sequence engine.request"),
-    "engine.scheduler": layer(f"{POLICY} engine.batch engine.request engine.config"),
     "engine.core": layer(
-        f"engine.scheduler {POLICY} engine.faults engine.batch engine.stats engine.request "
-        "engine.config"
+        "engine.scheduling engine.batch engine.stats engine.request engine.config"
     ),
     # Files on disk, without torch.
     "engine.checkpoint": layer("engine.errors", "numpy huggingface_hub"),

@@ -22,7 +22,7 @@ from fake_engine_process import DIE, LIMITS, RAISE, SEND_GARBAGE, SEND_OVERSIZED
 import engine.client
 import engine.supervisor
 from engine import EngineClient, EngineConfig, EngineDeadError, FinishReason
-from engine.faults import STEP_FAILED
+from engine.scheduling.faults import STEP_FAILED
 from engine.stats import EngineHistory
 from engine.submissions import KILLED_THE_ENGINE
 

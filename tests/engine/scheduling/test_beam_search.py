@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from engine.beam_search import Beams, Hypothesis, beam_sampling
 from engine.request import BeamSearch, FinishReason, Request, SamplingParams, TokenLogprobs
+from engine.scheduling.beam_search import Beams, Hypothesis, beam_sampling
 
 VOCAB_SIZE = 13
 PROMPT = [3, 1]

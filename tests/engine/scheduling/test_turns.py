@@ -7,7 +7,7 @@ from fake_runner import FakeRunner
 from engine.config import SchedulerConfig
 from engine.core import EngineCore
 from engine.request import Request, SamplingParams
-from engine.turns import Turns
+from engine.scheduling.turns import Turns
 
 
 def _core(num_blocks: int = 64, max_num_seqs: int = 4) -> EngineCore:

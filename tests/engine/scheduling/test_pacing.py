@@ -13,8 +13,8 @@ from engine.batch import Batch, ScheduledRow
 from engine.calibration import calibrate
 from engine.config import SchedulerConfig
 from engine.core import EngineCore
-from engine.pacing import Pacer
 from engine.request import Request, SamplingParams
+from engine.scheduling.pacing import Pacer
 
 CONFIG = SchedulerConfig(
     num_blocks=256,

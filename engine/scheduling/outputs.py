@@ -7,9 +7,9 @@ Standard library only.
 from __future__ import annotations
 
 from engine.batch import RowOutput, ScheduledRow
-from engine.beam_group import BeamGroup
 from engine.request import ChoiceOutput, Failure, FinishReason
-from engine.sequence import Sequence
+from engine.scheduling.beam_group import BeamGroup
+from engine.scheduling.sequence import Sequence
 
 
 def take_in(

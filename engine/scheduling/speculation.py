@@ -10,9 +10,9 @@ from __future__ import annotations
 from itertools import accumulate
 
 from engine.batch import RowOutput, ScheduledRow
-from engine.block_pool import BlockPool
 from engine.config import SchedulerConfig
-from engine.sequence import Sequence
+from engine.scheduling.block_pool import BlockPool
+from engine.scheduling.sequence import Sequence
 
 # Guesses are hardly ever right with a greater chance than this: no need to look for any.
 _MAX_CHANCE = 0.95

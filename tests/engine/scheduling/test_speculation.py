@@ -10,8 +10,8 @@ from fake_runner import FakeRunner, expected_tokens
 from engine.batch import ScheduledRow
 from engine.config import SchedulerConfig
 from engine.core import EngineCore
-from engine.drafts import Drafter, allows_drafts
 from engine.request import Request, SamplingParams
+from engine.scheduling.drafts import Drafter, allows_drafts
 
 CONFIG = SchedulerConfig(
     num_blocks=64,

@@ -10,14 +10,14 @@ from fake_runner import VOCAB_SIZE, FakeRunner, expected_tokens
 from engine.batch import Batch
 from engine.config import SchedulerConfig
 from engine.core import EngineCore
-from engine.faults import (
+from engine.request import ChoiceOutput, FinishReason, Request, SamplingParams
+from engine.scheduling.faults import (
     MAX_UNEXPLAINED,
     NUM_GOOD_STEPS,
     OUT_OF_MEMORY,
     STEP_FAILED,
     is_out_of_memory,
 )
-from engine.request import ChoiceOutput, FinishReason, Request, SamplingParams
 
 POISON = VOCAB_SIZE
 BLOCK_SIZE = 4

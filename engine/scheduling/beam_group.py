@@ -7,10 +7,10 @@ only.
 
 from __future__ import annotations
 
-from engine.beam_search import Beams
 from engine.config import SchedulerConfig
 from engine.request import beam_search_blocks
-from engine.sequence import Sequence
+from engine.scheduling.beam_search import Beams
+from engine.scheduling.sequence import Sequence
 
 
 class BeamGroup:

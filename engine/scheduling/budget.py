@@ -7,8 +7,8 @@ Standard library only.
 from __future__ import annotations
 
 from engine.config import SchedulerConfig
-from engine.pacing import Pacer
-from engine.sequence import Sequence
+from engine.scheduling.pacing import Pacer
+from engine.scheduling.sequence import Sequence
 
 
 class StepBudget:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from engine.batch import Batch, RowStart, ScheduledRow
 from engine.request import Failure, FinishReason, SamplingParams
-from engine.sequence import Sequence
+from engine.scheduling.sequence import Sequence
 
 # Failures in a row that no request reproduced, after which the engine itself is taken to be broken.
 MAX_UNEXPLAINED = 8

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engine.beam_search import beam_sampling
-from engine.block_pool import block_hash, root_hash
-from engine.drafts import MAX_LOOKED_AT, Drafter, allows_drafts
 from engine.request import FinishReason, Request, TokenLogprobs
+from engine.scheduling.beam_search import beam_sampling
+from engine.scheduling.block_pool import block_hash, root_hash
+from engine.scheduling.drafts import MAX_LOOKED_AT, Drafter, allows_drafts
 
 
 class Sequence:

@@ -22,7 +22,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from engine.batch import Batch
 from engine.config import SchedulerConfig
 from engine.core import EngineCore
-from engine.faults import MAX_UNEXPLAINED, STEP_FAILED
 from engine.request import (
     BeamSearch,
     ChoiceOutput,
@@ -31,6 +30,7 @@ from engine.request import (
     SamplingParams,
     beam_search_blocks,
 )
+from engine.scheduling.faults import MAX_UNEXPLAINED, STEP_FAILED
 
 BLOCK_SIZE = 4
 POISON = VOCAB_SIZE  # a token that is never drawn

@@ -6,7 +6,7 @@ Keeps the sequence's own account of where it stands with the runner. Standard li
 from __future__ import annotations
 
 from engine.batch import Batch, RowStart, ScheduledRow
-from engine.sequence import Sequence
+from engine.scheduling.sequence import Sequence
 
 
 def plan_row(batch: Batch, sequence: Sequence, num_tokens: int, drafts: list[int]) -> ScheduledRow:

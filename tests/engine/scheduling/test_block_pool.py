@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.block_pool import BlockPool, block_hash, root_hash
+from engine.scheduling.block_pool import BlockPool, block_hash, root_hash
 
 
 def _hash(*token_ids: int) -> bytes:

@@ -14,18 +14,18 @@ from bisect import insort
 from collections import deque
 
 from engine.batch import Batch, RowOutput, ScheduledRow
-from engine.beam_group import BeamGroup
-from engine.block_pool import BlockPool
-from engine.budget import StepBudget
 from engine.config import SchedulerConfig
-from engine.outputs import beam_outputs, failure, take_in
-from engine.pacing import Pacer
-from engine.prefix_cache import PrefixCache, Reuse
 from engine.request import ChoiceOutput, Failure, FinishReason, Request
-from engine.rows import plan_row, take_back_row
-from engine.sequence import Sequence
-from engine.speculation import Speculation
-from engine.turns import Turns
+from engine.scheduling.beam_group import BeamGroup
+from engine.scheduling.block_pool import BlockPool
+from engine.scheduling.budget import StepBudget
+from engine.scheduling.outputs import beam_outputs, failure, take_in
+from engine.scheduling.pacing import Pacer
+from engine.scheduling.prefix_cache import PrefixCache, Reuse
+from engine.scheduling.rows import plan_row, take_back_row
+from engine.scheduling.sequence import Sequence
+from engine.scheduling.speculation import Speculation
+from engine.scheduling.turns import Turns
 
 
 def _order(sequence: Sequence) -> tuple[int, int, int]:
