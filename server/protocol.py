@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
@@ -22,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
+from server.answer_framing import AnswerTransport, CloseDelimited
 from server.boundary import request_id_of
 from server.connections import Connections
 from server.disconnect import note_refusal, refusal_of
@@ -44,6 +44,7 @@ from server.wire.limits import (
     MAX_HEADER_BYTES,
     MAX_HEADERS,
     MAX_PIPELINED,
+    MAX_READ_AHEAD,
     MAX_URL_BYTES,
 )
 
@@ -192,10 +193,12 @@ class HttpProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             raise invalid_http("Too many requests were sent before the answer to the first.")
         super().on_headers_complete()
+        if 0 < len(self.pipeline) <= MAX_READ_AHEAD:
+            self.flow.resume_reading()  # uvicorn does not, and would not see the client leave
         self._is_in_head = False
         self._is_head_complete = True
         self._num_pending_bytes = 0
-        answer_transport = _AnswerTransport(self.transport, self._close_after_answer)
+        answer_transport = AnswerTransport(self.transport, self._close_after_answer)
         self.cycle.transport = cast("asyncio.Transport", answer_transport)
         if self.expect_100_continue:
             # Its body may never come, once the client has an answer instead of a 100.
@@ -222,7 +225,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
         if cycle.scope["http_version"] == "1.0":
-            app = _CloseDelimited(cycle, app)
+            app = CloseDelimited(cycle, app)
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
@@ -275,7 +278,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _miss_deadline(self) -> None:
         self._deadline = None
-        if self.flow.read_paused:
+        if self.pipeline or self.flow.read_paused:
             self._begin_deadline()  # it is us who do not read, while earlier requests are answered
         else:
             self._refuse(receive_timeout(self._receive_deadline))
@@ -361,37 +364,3 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.flow.resume_reading()
-
-
-class _CloseDelimited:
-    """The application for a client of HTTP/1.0, which does not know chunks: what has no length ends
-    with the connection."""
-
-    def __init__(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._cycle = cycle
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        has_length = True
-
-        async def send_unframed(message: Any) -> None:
-            nonlocal has_length
-            if message["type"] == "http.response.start":
-                names = [name.lower() for name, _ in message["headers"]]
-                has_length = b"content-length" in names
-            if not has_length:
-                # To uvicorn each piece looks like the whole of an answer whose length is known.
-                self._cycle.chunked_encoding = False
-                self._cycle.expected_content_length = len(message.get("body", b""))
-            await send(message)
-
-        await self._app(scope, receive, send_unframed)
-
-
-class _AnswerTransport:
-    """What uvicorn needs of a transport to write an answer, with a `close` of our own."""
-
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.write = transport.write
-        self.is_closing = transport.is_closing
-        self.close = close

@@ -11,6 +11,7 @@ FREE_BODY_BYTES = (
     64 * 1024
 )  # of each body that count for nothing: a connection's buffer has as much
 MAX_PIPELINED = 128  # requests that wait for the answer to an earlier one on their connection
+MAX_READ_AHEAD = 16  # of these; with more of them nothing is read before the next answer
 RECEIVE_DEADLINE_SECONDS = 30.0  # from the first byte of a request to its last
 LINGER_SECONDS = 5.0  # for a client that still sends to notice that it was refused
 LAST_WORDS_SECONDS = 0.5  # for requests that the end of the server ends, to be told so
