@@ -11,7 +11,7 @@ import asyncio
 import select
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import msgspec
@@ -52,11 +52,11 @@ class FrameReader:
     def __init__(self) -> None:
         self._pending = bytearray()
 
-    def feed(self, chunk: bytes) -> list[bytearray]:
-        """The bodies of all frames that `chunk` completes. Raises ChannelError."""
+    def feed(self, chunk: bytes) -> Iterator[bytearray]:
+        """The bodies of all frames that `chunk` completes. Raises ChannelError after the last one
+        before the damage."""
         pending = self._pending
         pending += chunk
-        bodies = []
         start = 0
         while len(pending) - start >= _HEADER.size:
             (num_body_bytes,) = _HEADER.unpack_from(pending, start)
@@ -65,10 +65,9 @@ class FrameReader:
             end = start + _HEADER.size + num_body_bytes
             if len(pending) < end:
                 break
-            bodies.append(pending[start + _HEADER.size : end])
+            yield pending[start + _HEADER.size : end]
             start = end
         del pending[:start]
-        return bodies
 
 
 class BlockingChannel:
@@ -184,15 +183,19 @@ class AsyncChannel(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's derive from nothing
 
     def data_received(self, data: bytes) -> None:
+        messages: list[FromEngine] = []
+        damage: ChannelError | None = None
         try:
-            messages = [self._decoder.decode(body) for body in self._frames.feed(data)]
+            for body in self._frames.feed(data):
+                messages.append(self._decoder.decode(body))  # noqa: PERF401 - they count
         except ChannelError as error:
-            self._fail(error)
+            damage = error
         except msgspec.DecodeError as error:
-            self._fail(ChannelError(f"a message cannot be read: {error}"))
-        else:
-            for message in messages:
-                self._on_message(message)
+            damage = ChannelError(f"a message cannot be read: {error}")
+        for message in messages:
+            self._on_message(message)
+        if damage is not None:
+            self._fail(damage)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._on_closed(self._error)

@@ -162,6 +162,27 @@ async def test_the_engine_goes_away_under_32_streams(
     assert (await engine.stats()).num_blocks_used == 0
 
 
+async def test_an_engine_that_stands_still_for_a_while(
+    client: httpx.AsyncClient, engine: EngineClient
+) -> None:
+    """Not as long as a hang: nobody notices more than a pause."""
+    expected = await texts(client, [body(f"I say {i}") for i in range(8)])
+    streams = await start_streams(client, engine)
+    queued = await queue(client, engine)
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGSTOP)
+    await asyncio.sleep(ENGINE_TIMEOUT / 4)
+    assert (await client.get("/livez")).status_code == 200
+    os.kill(engine.pid, signal.SIGCONT)
+    for response in await asyncio.gather(*streams):
+        *_, last = events(response)
+        assert last["choices"][0]["finish_reason"] == "length"
+    answers = await asyncio.gather(*queued)
+    assert [answer.json()["choices"][0]["text"] for answer in answers] == expected
+    assert engine.history.num_deaths == engine.history.num_hangs == 0
+    assert (await engine.stats()).num_blocks_used == 0
+
+
 @pytest.mark.parametrize("sent", [signal.SIGSTOP, signal.SIGKILL])
 async def test_the_next_engine_goes_away_while_it_loads(
     client: httpx.AsyncClient,

@@ -22,7 +22,7 @@ from engine.channel import (
     encode_frame,
 )
 from engine.config import EngineConfig
-from engine.messages import Abort, Fatal, FromEngine, GetStats, Init, Loading, ToEngine
+from engine.messages import Abort, Fatal, FromEngine, GetStats, Init, Loading, Started, ToEngine
 
 OVERSIZED = (MAX_FRAME_BYTES + 1).to_bytes(4, "little")
 
@@ -54,9 +54,8 @@ def test_any_chunking_gives_the_same_frames(texts: list[str], cuts: list[int]) -
 def test_a_frame_comes_with_its_last_byte_and_not_before() -> None:
     frame = encode_frame(Loading("reading", 0.5))
     reader = FrameReader()
-    assert [len(reader.feed(frame[i : i + 1])) for i in range(len(frame))] == [0] * (
-        len(frame) - 1
-    ) + [1]
+    found = [len(list(reader.feed(frame[i : i + 1]))) for i in range(len(frame))]
+    assert found == [0] * (len(frame) - 1) + [1]
 
 
 def test_frame_layout() -> None:
@@ -67,7 +66,7 @@ def test_frame_layout() -> None:
 
 def test_an_oversized_frame_is_refused_at_its_header() -> None:
     with pytest.raises(ChannelError, match=f"a frame of {MAX_FRAME_BYTES + 1} bytes"):
-        FrameReader().feed(OVERSIZED)
+        list(FrameReader().feed(OVERSIZED))
 
 
 def test_an_oversized_message_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +195,18 @@ class TestAsyncChannel:
         assert await recorder.closed is None
         channel.send(GetStats())
         channel.close()
+
+    @pytest.mark.parametrize("damage", [OVERSIZED, b"\x01\x00\x00\x00\xc1"])
+    async def test_what_came_before_the_damage_counts(
+        self, sockets: tuple[socket.socket, socket.socket], damage: bytes
+    ) -> None:
+        """The last thing that an engine says may be whose request it is about to run."""
+        ours, theirs = sockets
+        recorder = Recorder()
+        await recorder.open(ours)
+        theirs.sendall(encode_frame(Started(["a"])) + damage)
+        assert isinstance(await recorder.closed, ChannelError)
+        assert recorder.messages == [Started(["a"])]
 
     @pytest.mark.parametrize(
         ("sent", "complaint"),
