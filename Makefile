@@ -57,8 +57,9 @@ serve: $(SERVE_STAMP)
 
 install: $(DEV_STAMP)
 
+# Two files at a time: most tests wait for another process.
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from engine.checkpoint import BUILTIN_MODEL, default_cache_dir, resolve_model
 
@@ -13,6 +14,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 # interpreted. On the CPU the engine itself never imports triton.
 if not Path("/dev/nvidia0").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A busy machine is not a slow example.
+settings.register_profile("octavo", deadline=None)
+settings.load_profile("octavo")
 
 
 @pytest.fixture(scope="session")

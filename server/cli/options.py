@@ -110,7 +110,8 @@ def _what_is_wrong(error: Mapping[str, Any], given: dict[str, Any], config: Path
         "environment": variable_of(name),
         "file": f"{config_file(config)}: {name}",
     }
-    return f"{places.get(load_origins(given, config)[name], name)}: {error['msg']}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{places.get(load_origins(given, config)[name], name)}: {message}"
 
 
 def _option(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

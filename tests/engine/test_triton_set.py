@@ -136,7 +136,7 @@ SHARED_KB = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 @pytest.mark.parametrize(
     "capability",
     [
-        pytest.param(capability, marks=() if capability in (86, 90) else pytest.mark.slow)
+        pytest.param(capability, marks=() if capability == 90 else pytest.mark.slow)
         for capability in SHARED_KB
     ],
 )

@@ -151,5 +151,5 @@ def test_what_is_no_name_is_refused_in_one_line(text: str) -> None:
         load_settings({"allowed_hosts": text})
     result = CliRunner().invoke(serve, ["--allowed-hosts", text])
     assert result.exit_code == 2
-    assert f"allowed_hosts: Value error, {text!r} is not a host name." in result.output
+    assert f"--allowed-hosts: {text!r} is not a host name." in result.output
     assert "Traceback" not in result.output
