@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from octavo_client._sse import EventTooLongError, SSEDecoder
 
@@ -18,6 +18,7 @@ SSE_PIECES = st.lists(
 
 
 @settings(max_examples=500, deadline=None)
+@example(pieces=[b"x" * (BOUND - 1), b"\r", b"\n"])
 @given(pieces=SSE_PIECES)
 def test_events_do_not_depend_on_the_pieces_and_memory_is_bounded(pieces: list[bytes]) -> None:
     cut, found = SSEDecoder(BOUND), []

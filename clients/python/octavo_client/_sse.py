@@ -45,11 +45,12 @@ class SSEDecoder:
             self._after_cr = False
         self._after_cr |= piece.endswith(b"\r")
         for part in piece.splitlines(keepends=True):
-            self._num_bytes += len(part)
+            line = part.rstrip(b"\r\n")
+            self._num_bytes += len(line) + (len(part) > len(line))  # a CRLF is one, cut or whole
             if self._num_bytes > self._max_event_bytes:
                 raise EventTooLongError(f"an event is longer than {self._max_event_bytes} bytes")
-            self._line += part.rstrip(b"\r\n")
-            if part.endswith((b"\r", b"\n")):
+            self._line += line
+            if len(part) > len(line):
                 event = self._take_line()
                 if event is not None:
                     events.append(event)
