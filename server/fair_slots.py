@@ -16,10 +16,15 @@ class FairSlots:
     """`num_slots` may be taken at a time, `max_waiting` may wait for one. For one event loop."""
 
     def __init__(self, num_slots: int, max_waiting: int) -> None:
-        self._num_free = num_slots
+        self._num_slots = self._num_free = num_slots
         self._max_waiting = max_waiting
         # By tenant, the next one first.
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    @property
+    def num_open(self) -> int:
+        """Those that are taken, and those who wait."""
+        return self._num_slots - self._num_free + sum(map(len, self._waiting.values()))
 
     async def take(self, tenant: str) -> None:
         """Wait for a slot, to be given back by `free`. Raises ApiError 503 when too many wait."""

@@ -30,4 +30,5 @@ def open_standard_streams() -> None:
 def tell(text: str) -> None:
     """Lines for the operator on standard error; lost if its disk is full or its reader gone."""
     with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{text}\n")  # at once: other threads write there too
+        sys.stderr.flush()

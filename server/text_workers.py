@@ -21,6 +21,11 @@ class TextWorkers:
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="text")
         self._slots = FairSlots(num_threads, max_waiting)
 
+    @property
+    def num_texts(self) -> int:
+        """Texts that are worked on, and those that wait."""
+        return self._slots.num_open
+
     async def run(self, tenant: Tenant, work: Callable[[], T]) -> T:
         """What `work` returns or raises. Raises ApiError 503 when too many texts wait already.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def serving(
         for line in process.stderr:
             print(line, end="", file=sys.stderr)
             url = url or re.search(r"http://127\.0\.0\.1:\d+", line)
-            if line == "Ready.\n":
+            if line.startswith("Ready."):
                 break
         assert url, "it did not come up"
         yield process, url[0]
@@ -100,6 +101,16 @@ def engine_pids(process: subprocess.Popen[Any]) -> list[int]:
     """Of the engines that it has at the moment: one, or none."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [pid for pid in map(int, children) if is_running(pid)]
+
+
+def kill_engine(process: subprocess.Popen[Any]) -> None:
+    """And wait until the server has noticed, and started another one."""
+    [engine] = engine_pids(process)
+    os.kill(engine, signal.SIGKILL)
+    end = time.monotonic() + 60
+    while not set(engine_pids(process)) - {engine}:
+        assert time.monotonic() < end, "no other engine is started"
+        time.sleep(0.01)
 
 
 def complete(

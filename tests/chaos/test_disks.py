@@ -12,6 +12,7 @@ import pytest
 from chaos.real_server import (
     complete,
     engine_pids,
+    kill_engine,
     serving,
     serving_unheard,
     wait_healthy,
@@ -93,9 +94,7 @@ def test_words_that_go_nowhere(
         for number in range(3):
             for pid in (process.pid, engine):
                 assert not os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:")
-        os.kill(engine, signal.SIGKILL)
-        while engine in engine_pids(process):
-            pass
+        kill_engine(process)
         wait_healthy(process, url)
         assert complete(url, 4).endswith("data: [DONE]\n\n")
         process.send_signal(signal.SIGTERM)

@@ -75,4 +75,4 @@ def test_the_readmes_block_runs(name: str, block: str, address: str, tmp_path: P
         timeout=120,
     )
     assert result.returncode == 0, result.stderr
-    assert len(result.stdout.split()) > 1
+    assert result.stdout.strip()
