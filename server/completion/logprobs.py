@@ -102,7 +102,8 @@ def prompt_entries(
     num_top: int,
 ) -> list[TokenEntry]:
     """One entry for each token of a prompt whose text is shown as `text`."""
-    decoder = tokenizer.stream_decoder()
+    shows_all = tokenizer.decode(token_ids, skip_special_tokens=False) == text
+    decoder = tokenizer.stream_decoder(skip_special_tokens=not shows_all)
     entries = []
     offset = 0
     for token_id, values in zip(token_ids, logprobs, strict=True):
