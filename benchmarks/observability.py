@@ -199,7 +199,7 @@ def measure(name: str, case: Case, engine: str, num_rounds: int) -> float:
         tail = ""
         if watch == "observed":
             tail = f"{statistics.median(lost):8.2%}   {low:.2%} to {high:.2%}"
-        print(f"{name:6} {watch:9} {case.num_streams:7} {rate:10.0f} {cpu:9.2f} {tail}".rstrip())
+        print(f"{name:6} {watch:9} {case.num_streams:7} {rate:10.1f} {cpu:9.2f} {tail}".rstrip())
     return statistics.median(lost)
 
 
