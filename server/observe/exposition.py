@@ -8,26 +8,16 @@ server's own model and routes are values of labels: a client cannot make new tim
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from prometheus_client import ProcessCollector
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from engine import STEP_TOKEN_BOUNDS, Engine, EngineHistory, EngineStats
 from server.observe.engine_counts import EngineCounts
 from server.observe.histogram import Histogram
 from server.observe.metrics import RequestMetrics
+from server.observe.text_format import MetricFamilies
 
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 PREFIX = "octavo"
 
 _HISTOGRAMS = {
@@ -63,45 +53,32 @@ class MetricsPage:
         self._engine = engine
         self._counts = counts
         self._metrics = metrics
-        self._model = model
-        self._prefixes = prefixes
-        self._process = ProcessCollector(registry=None)
+        self._pages = [_Page(prefix, model) for prefix in prefixes]
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
 
     async def text(self) -> bytes:
         """The whole page. Waits for the engine at most as long as `EngineCounts.read` does."""
         stats = await self._counts.read()
-        families: list[Metric] = []
-        for prefix in self._prefixes:
-            page = _Families(prefix, self._model)
+        families: list[str] = []
+        for page in self._pages:
             families += page.of_engine(self._engine, stats)
             families += page.of_history(self._counts.history)
             families += page.of_requests(self._metrics)
-        return generate_latest(_Collected([*families, *self._process.collect()]))
+        return "".join(families).encode() + generate_latest(self._process)
 
 
-class _Collected(Collector):
-    """What has been collected already, as `generate_latest` wants it."""
-
-    def __init__(self, families: list[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterable[Metric]:
-        return self._families
-
-
-class _Families:
-    """Makes metrics of one prefix, all with the labels of this server's one model and engine."""
+class _Page:
+    """Metrics of one prefix, all with the labels of this server's one model and engine."""
 
     def __init__(self, prefix: str, model: str) -> None:
-        self._prefix = prefix
-        self._labels = (model, "0")
+        self._families = MetricFamilies(prefix, {"model_name": model, "engine": "0"})
 
-    def of_engine(self, engine: Engine, stats: EngineStats) -> Iterator[Metric]:
+    def of_engine(self, engine: Engine, stats: EngineStats) -> Iterator[str]:
         usage = stats.num_blocks_used / max(stats.num_blocks_total, 1)
         yield self._gauge("num_requests_running", "Choices that run.", stats.num_running)
         yield self._gauge("num_requests_waiting", "Choices that wait.", stats.num_waiting)
-        yield self._labelled(
-            GaugeMetricFamily,
+        yield self._families.gauge(
             "num_requests_waiting_by_reason",
             "Choices that wait, for room or for another one to compute their prompt.",
             {
@@ -125,8 +102,8 @@ class _Families:
             ("spec_decode_num_draft_tokens", "Tokens guessed.", stats.num_drafts),
             ("spec_decode_num_accepted_tokens", "Guesses kept.", stats.num_right_drafts),
         ):
-            yield self._counter(name, documentation, {(): total})
-        yield self._counter(
+            yield self._counter(name, documentation, total)
+        yield self._families.counter(
             "prompt_tokens_by_source",
             "Prompt tokens that were begun with: computed here, or found in the cache.",
             {
@@ -135,29 +112,28 @@ class _Families:
             },
             "source",
         )
-        yield self._counter(
+        yield self._families.counter(
             "spec_decode_num_accepted_tokens_per_pos",
             "Guesses kept, by their place in a round.",
             {(str(place),): count for place, count in enumerate(stats.right_by_position)},
             "position",
         )
-        yield self._histogram(
+        yield self._families.histogram(
             "iteration_tokens_total",
             "Tokens computed in a step.",
             Histogram.of(STEP_TOKEN_BOUNDS, stats.step_tokens, stats.num_step_tokens),
         )
         if stats.num_blocks_total:  # else the engine has not been up yet
             info = engine.info
-            sizes = (str(info.block_size), str(info.num_blocks))
-            family = GaugeMetricFamily(
-                f"{self._prefix}:cache_config_info",
+            yield self._families.gauge(
+                "cache_config_info",
                 "The shape of the KV cache.",
-                labels=("model_name", "engine", "block_size", "num_gpu_blocks"),
+                {(str(info.block_size), str(info.num_blocks)): 1},
+                "block_size",
+                "num_gpu_blocks",
             )
-            family.add_metric((*self._labels, *sizes), 1)
-            yield family
 
-    def of_history(self, history: EngineHistory) -> Iterator[Metric]:
+    def of_history(self, history: EngineHistory) -> Iterator[str]:
         for name, documentation, total in (
             ("engine_deaths", "Times a ready engine went away unasked.", history.num_deaths),
             ("engine_restarts", "Times it was ready again.", history.num_restarts),
@@ -169,79 +145,46 @@ class _Families:
                 history.num_resubmitted,
             ),
         ):
-            yield self._counter(name, documentation, {(): total})
+            yield self._counter(name, documentation, total)
 
-    def of_requests(self, metrics: RequestMetrics) -> Iterator[Metric]:
+    def of_requests(self, metrics: RequestMetrics) -> Iterator[str]:
         yield self._gauge(
             "http_requests_in_flight", "HTTP requests being answered.", metrics.num_in_flight
         )
-        yield self._counter(
+        yield self._families.counter(
             "request_success",
             "Choices that ended, by reason; abort and error are not answers.",
             {(reason,): count for reason, count in metrics.choices.items()},
             "finished_reason",
         )
         yield self._counter(
-            "requests_aborted", "Requests whose client went away.", {(): metrics.num_aborted}
+            "requests_aborted", "Requests whose client went away.", metrics.num_aborted
         )
         yield self._counter(
             "corrupted_requests",
             "Requests for which the model produced no numbers.",
-            {(): metrics.num_corrupted},
+            metrics.num_corrupted,
         )
-        yield self._counter(
+        yield self._families.counter(
             "admission_rejections",
             "Requests turned away with 429 or 503, by error code.",
             {(code,): count for code, count in metrics.refusals.items()},
             "reason",
         )
-        yield self._counter(
+        yield self._families.counter(
             "request_failures",
             "Requests that failed, other than by a 503, by error code.",
             {(code,): count for code, count in metrics.failures.items()},
             "reason",
         )
-        yield self._counter(
+        yield self._families.counter(
             "http_requests", "HTTP requests.", metrics.http_requests, "handler", "method", "status"
         )
         for name, documentation in _HISTOGRAMS.items():
-            yield self._histogram(name, documentation, getattr(metrics, name))
+            yield self._families.histogram(name, documentation, getattr(metrics, name))
 
-    def _gauge(self, name: str, documentation: str, value: float) -> Metric:
-        family = GaugeMetricFamily(
-            f"{self._prefix}:{name}", documentation, labels=("model_name", "engine")
-        )
-        family.add_metric(self._labels, float(value))
-        return family
+    def _gauge(self, name: str, documentation: str, value: float) -> str:
+        return self._families.gauge(name, documentation, {(): value})
 
-    def _counter(
-        self, name: str, documentation: str, rows: Mapping[Any, float], *labels: str
-    ) -> Metric:
-        return self._labelled(CounterMetricFamily, name, documentation, rows, *labels)
-
-    def _labelled(
-        self,
-        kind: type[CounterMetricFamily | GaugeMetricFamily],
-        name: str,
-        documentation: str,
-        rows: Mapping[Any, float],
-        *labels: str,
-    ) -> Metric:
-        """A metric with a sample for each of `rows`, by the values of `labels`."""
-        family = kind(
-            f"{self._prefix}:{name}", documentation, labels=("model_name", "engine", *labels)
-        )
-        for values, value in rows.items():
-            family.add_metric((*self._labels, *values), value)
-        return family
-
-    def _histogram(self, name: str, documentation: str, histogram: Histogram) -> Metric:
-        family = HistogramMetricFamily(
-            f"{self._prefix}:{name}", documentation, labels=("model_name", "engine")
-        )
-        buckets = [
-            ("+Inf" if bound == math.inf else str(bound), float(count))
-            for bound, count in histogram.cumulative()
-        ]
-        family.add_metric(self._labels, buckets, histogram.sum)
-        return family
+    def _counter(self, name: str, documentation: str, value: float) -> str:
+        return self._families.counter(name, documentation, {(): value})

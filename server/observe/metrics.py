@@ -42,7 +42,7 @@ class RequestMetrics:
 
     def __init__(self) -> None:
         self.num_in_flight = 0
-        self.http_requests: Counter[tuple[str, str, str]] = Counter()
+        self.http_requests: Counter[tuple[str, ...]] = Counter()
         self.choices: Counter[str] = Counter(dict.fromkeys(("stop", "length", "abort", "error"), 0))
         self.refusals: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Response
 
-from server.observe.exposition import CONTENT_TYPE
+from server.observe.text_format import CONTENT_TYPE
 from server.services import InjectedServices
 from server.wire.stats import ServerStats
 
