@@ -165,4 +165,4 @@ def test_a_server_command_without_the_server(tmp_path: Path) -> None:
         text=True,
     )
     assert run.returncode == 2
-    assert "install octavo-server" in run.stderr
+    assert "a command of the server, which is not installed here" in run.stderr

@@ -78,7 +78,8 @@ class LazyGroup(click.Group):
             return _load(entry_point)
         if cmd_name in SERVER_COMMANDS:
             raise click.UsageError(
-                f"'{cmd_name}' is a command of the server; install octavo-server to have it."
+                f"'{cmd_name}' is a command of the server, which is not installed here: it is on "
+                "no package index; `pip install` the folder of Octavo's sources."
             )
         # click's own suggestion knows only of commands that are loaded.
         if close := get_close_matches(cmd_name, SERVER_COMMANDS.union(self.list_commands(ctx)), 1):
