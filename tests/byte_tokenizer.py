@@ -17,25 +17,29 @@ MARKERS = {"<fim_prefix>": 259, "<fim_suffix>": 260, "<fim_middle>": 261}
 def byte_tokenizer(*, fill_in_middle: bool = False) -> Tokenizer:
     markers = MARKERS if fill_in_middle else {}
     added_ids = {"<s>": BOS, "</s>": EOS, "<special>": SPECIAL} | markers
-    data = TokenizerData(
+    return VocabularyTokenizer(
+        no_vocabulary(BOS, EOS),
+        encode_text=_encode,
+        token_bytes=[*(bytes([byte]) for byte in range(256)), *[b""] * len(added_ids)],
+        special_names={token_id: name for name, token_id in added_ids.items()},
+        added_ids=added_ids,
+        add_bos=True,
+    )
+
+
+def no_vocabulary(bos: int, eos: int) -> TokenizerData:
+    """What a checkpoint says of a vocabulary that is the test's own."""
+    return TokenizerData(
         kind="gguf-bpe",
         tokens=None,
         token_types=None,
         merges=None,
         pre=None,
         json_path=None,
-        bos_token_id=BOS,
-        eos_token_ids=(EOS,),
+        bos_token_id=bos,
+        eos_token_ids=(eos,),
         add_bos=True,
         chat_template=None,
-    )
-    return VocabularyTokenizer(
-        data,
-        encode_text=_encode,
-        token_bytes=[*(bytes([byte]) for byte in range(256)), *[b""] * len(added_ids)],
-        special_names={token_id: name for name, token_id in added_ids.items()},
-        added_ids=added_ids,
-        add_bos=True,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 from byte_tokenizer import byte_tokenizer
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from engine import Engine
@@ -18,12 +19,34 @@ from server.hosts import ANY_HOST, AllowedHosts
 from server.http_server import HttpServer
 from server.listen import bind, socket_url
 from server.model_facts import ModelFacts
+from server.observe.watch import Watch
 from server.request_queue import RequestQueue
 from server.settings import Settings
 from server.tokenizer import Tokenizer
 from server.wire.limits import RECEIVE_DEADLINE_SECONDS
 
 MODEL = "fake-model"
+
+
+def new_app(
+    engine: Engine,
+    settings: Settings | None = None,
+    tokenizer: Tokenizer | None = None,
+    *,
+    facts: ModelFacts | None = None,
+    new_watch: Callable[[Engine, Settings, str], Watch] = Watch,
+) -> FastAPI:
+    """The application, with the keys of its settings."""
+    settings = settings or Settings()
+    return create_app(
+        engine,
+        tokenizer or byte_tokenizer(),
+        settings,
+        [MODEL, "alias"],
+        api_keys=load_api_keys(settings.api_key, settings.api_key_file),
+        facts=facts,
+        new_watch=new_watch,
+    )
 
 
 @asynccontextmanager
@@ -40,15 +63,7 @@ async def live_app(
     """A client of a server on a free port. The server has ended when this does. `on_queue` is given
     its queue, for tests that look into it."""
     settings = settings or Settings()
-    api_keys = load_api_keys(settings.api_key, settings.api_key_file)
-    app = create_app(
-        engine,
-        tokenizer or byte_tokenizer(),
-        settings,
-        [MODEL, "alias"],
-        api_keys=api_keys,
-        facts=facts,
-    )
+    app = new_app(engine, settings, tokenizer, facts=facts)
     if on_queue is not None:
         on_queue(app.state.services.queue)
     server = {

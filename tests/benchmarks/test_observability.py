@@ -10,15 +10,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from byte_tokenizer import byte_tokenizer
 from fake_engine import FakeEngine
-from live_app import MODEL, serving
+from live_app import MODEL, new_app, serving
 from observed_server import Unwatched
 
-from server.api_keys import ApiKeys
-from server.app import create_app
 from server.observe.watch import Watch
-from server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PATH = os.pathsep.join([str(ROOT), str(ROOT / "clients/python")])
@@ -63,14 +59,7 @@ def test_a_quick_run_with_the_model(builtin_model: Path) -> None:
 
 async def answers(new_watch: type[Watch]) -> tuple[str, str, httpx.Response]:
     """The texts of an answer and a stream, and what /metrics shows then."""
-    app = create_app(
-        FakeEngine(),
-        byte_tokenizer(),
-        Settings(),
-        [MODEL],
-        api_keys=ApiKeys([]),
-        new_watch=new_watch,
-    )
+    app = new_app(FakeEngine(), new_watch=new_watch)
     body = {"model": MODEL, "prompt": "x", "max_tokens": 5}
     async with serving(app, 60.0) as client:
         whole = await client.post("/v1/completions", json=body)

@@ -1,31 +1,25 @@
-"""`python -m server` with the built-in model, as a process of its own, and requests to it."""
+"""Real servers with the built-in model for tests of faults, what is done to them, and requests."""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import serve_process
 from engine_children import is_running
-
-ROOT = Path(__file__).parents[2]
+from serve_process import ENVIRONMENT, ROOT
 
 
 def command(model: Path, *options: str, program: Sequence[str] = ("-m", "server")) -> list[str]:
-    return [
-        *[sys.executable, *program, str(model), "--port", "0", "--dtype", "float32"],
-        *["--served-model-name", "smol", "--max-model-len", "1024", "--log-format", "console"],
-        *options,
-    ]
+    quick = ["--dtype", "float32", "--max-model-len", "1024", "--log-format", "console"]
+    return serve_process.command(model, *quick, *options, program=program)
 
 
 @contextmanager
@@ -37,64 +31,10 @@ def serving(
     program: Sequence[str] = ("-m", "server"),
     prefix: Sequence[str] = (),
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process and its URL. What it writes goes to our own standard error. `prefix` is a command
-    that becomes it."""
-    process = subprocess.Popen(
-        [*prefix, *command(model, *options, program=program)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}),
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=limit,
-    )
-    assert process.stderr is not None
-    try:
-        url = None
-        for line in process.stderr:
-            print(line, end="", file=sys.stderr)
-            url = url or re.search(r"http://127\.0\.0\.1:\d+", line)
-            if line.startswith("Ready."):
-                break
-        assert url, "it did not come up"
-        yield process, url[0]
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
-
-
-@contextmanager
-def serving_unheard(
-    model: Path, *options: str, prefix: Sequence[str], log_format: str = "json"
-) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """As `serving`, for a server whose words go nowhere."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(
-        [*prefix, *command(model, "--port", str(port), "--log-format", log_format, *options)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    try:
-        wait_healthy(process, url)
-        yield process, url
-    finally:
-        process.kill()
-        process.wait()
-
-
-def wait_healthy(process: subprocess.Popen[Any], url: str, seconds: float = 120.0) -> None:
-    """Until /health is 200."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        assert process.poll() is None, f"it ended with {process.returncode}"
-        with suppress(httpx.TransportError):
-            if httpx.get(f"{url}/health", timeout=60).status_code == 200:
-                return
-        time.sleep(0.05)
-    raise AssertionError(f"not healthy for {seconds} s")
+    """The process and its URL. `prefix` is a command that becomes it."""
+    words = [*prefix, *command(model, *options, program=program)]
+    with serve_process.serving(words, environment=environment, limit=limit) as served:
+        yield served
 
 
 def engine_pids(process: subprocess.Popen[Any]) -> list[int]:
@@ -136,7 +76,7 @@ def failed_start(arguments: list[str]) -> str:
     result = subprocess.run(
         arguments,
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=120,

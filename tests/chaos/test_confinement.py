@@ -9,14 +9,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from chaos.real_server import (
-    command,
-    complete,
-    engine_pids,
-    failed_start,
-    serving,
-    wait_healthy,
-)
+from chaos.real_server import command, complete, engine_pids, failed_start, serving
+from serve_process import wait_healthy
 
 # Everything is read-only but a cache, and the user has no name: as OpenShift runs images. $0 is a
 # folder, what follows the command. What is in somebody's home may be read: the interpreter may be

@@ -9,14 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from chaos.real_server import (
-    complete,
-    engine_pids,
-    kill_engine,
-    serving,
-    serving_unheard,
-    wait_healthy,
-)
+from chaos.real_server import command, complete, engine_pids, kill_engine, serving
+from serve_process import serving_unheard, wait_healthy
 
 # $0 is the folder, what follows the command.
 MOUNT = 'mount -t tmpfs -o size=1m{options} none "$0" || exit 99; '
@@ -88,7 +82,8 @@ def test_words_that_go_nowhere(
         prefix = [*new_mounts, script, str(tmp_path)]
     else:
         prefix = [sys.executable, "-c", UNREAD]
-    with serving_unheard(builtin_model, prefix=prefix, log_format=log_format) as (process, url):
+    words = [*prefix, *command(builtin_model, "--log-format", log_format)]
+    with serving_unheard(words) as (process, url):
         assert complete(url, 4).endswith("data: [DONE]\n\n")
         [engine] = engine_pids(process)
         for number in range(3):

@@ -14,8 +14,9 @@ from threading import Semaphore
 
 import httpx
 import pytest
-from chaos.real_server import ROOT, command, complete, engine_pids, serving
+from chaos.real_server import command, complete, engine_pids, serving
 from engine_children import is_running
+from serve_process import ENVIRONMENT, ROOT
 
 
 def group(leader: int) -> list[int]:
@@ -40,11 +41,10 @@ def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 def started(model: Path, cache: Path) -> subprocess.Popen[bytes]:
-    environment = {"PYTHONPATH": str(ROOT), "OCTAVO_CACHE": str(cache)}
     return subprocess.Popen(
         command(model),
         cwd=ROOT,
-        env=os.environ | environment,
+        env=ENVIRONMENT | {"OCTAVO_CACHE": str(cache)},
         # Tests in the background may be deaf to it, which is inherited.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )

@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from chaos.real_server import ROOT, command, complete, engine_pids, serving, wait_healthy
+from chaos.real_server import command, complete, engine_pids, serving
+from serve_process import ENVIRONMENT, ROOT, wait_healthy
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_cut_short_while_it_is_loaded(copy: Path) -> None:
     process = subprocess.Popen(
         command(copy),
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=ENVIRONMENT,
         stderr=subprocess.PIPE,
         text=True,
     )

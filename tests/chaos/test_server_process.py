@@ -14,14 +14,8 @@ from threading import Semaphore
 
 import httpx
 import pytest
-from chaos.real_server import (
-    command,
-    complete,
-    failed_start,
-    kill_engine,
-    serving,
-    wait_healthy,
-)
+from chaos.real_server import command, complete, failed_start, kill_engine, serving
+from serve_process import wait_healthy
 
 # The server as it is, but for the pauses between starts, which add up to half a minute.
 HASTY = """

@@ -139,7 +139,9 @@ def test_a_command_is_loaded_when_asked_for(site: Path) -> None:
         ("gone", "no_such_module"),
         ("missing", "nothing"),
         ("number", "is not a command"),
-        ("nonsense", "No such command 'nonsense'"),
+        ("nonsense", "No such command 'nonsense'.\n"),
+        ("gret", "No such command 'gret'. Did you mean 'greet'?\n"),
+        ("srve", "No such command 'srve'. Did you mean 'serve'?\n"),  # installed or not
     ],
 )
 def test_commands_that_cannot_be_had(site: Path, command: str, words: str) -> None:
@@ -163,4 +165,4 @@ def test_a_server_command_without_the_server(tmp_path: Path) -> None:
         text=True,
     )
     assert run.returncode == 2
-    assert "install octavo-server" in run.stderr
+    assert "a command of the server, which is not installed here" in run.stderr

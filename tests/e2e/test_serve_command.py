@@ -14,14 +14,15 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serve_process import ROOT, serving
+from serve_process import ROOT, command, serving
 
 COMMAND = [sys.executable, "-m", "server"]
 
 
-def test_serves_until_told_to_stop(builtin_model: Path) -> None:
+def test_serves_until_told_to_stop(builtin_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--dtype", "float32", "--allowed-hosts", "api.example.com")
-    with serving(builtin_model, *options) as (process, output, url):
+    with serving(command(builtin_model, *options)) as (process, url):
+        output = capsys.readouterr().err
         for host, status in (("api.example.com:1", 200), ("localhost", 200), ("evil.example", 421)):
             response = httpx.get(f"{url}/v1/models", headers={"Host": host})
             assert response.status_code == status, host
@@ -70,7 +71,7 @@ def test_a_seeded_request_outlives_a_restart(builtin_model: Path) -> None:
     told = []
     for _ in range(2):
         with (
-            serving(builtin_model, "--dtype", "float32") as (_, _, url),
+            serving(command(builtin_model, "--dtype", "float32")) as (_, url),
             httpx.Client(base_url=url, timeout=120) as client,
             ThreadPoolExecutor(16) as pool,
         ):
@@ -83,7 +84,7 @@ def test_a_seeded_request_outlives_a_restart(builtin_model: Path) -> None:
 
 
 def test_a_second_signal_means_now(builtin_model: Path) -> None:
-    with serving(builtin_model) as (process, _, url):
+    with serving(command(builtin_model)) as (process, url):
         body = {
             "model": "smol",
             "prompt": "The sea",
@@ -164,7 +165,7 @@ def test_its_log_is_for_machines_where_there_is_no_terminal(
     labels = '{engine="0",model_name="smol"}'
     with (
         (tmp_path / "log").open("wb") as log,
-        serving(builtin_model, stdout=log) as (process, _, url),
+        serving(command(builtin_model), stdout=log) as (process, url),
     ):
         body = {"model": "smol", "prompt": "The sea is", "max_tokens": 8, "ignore_eos": True}
         with httpx.Client(base_url=url, timeout=60) as client:

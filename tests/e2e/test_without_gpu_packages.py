@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import httpx
-from serve_process import ENVIRONMENT, serving
+import pytest
+from serve_process import ENVIRONMENT, command, serving
 
 # Python runs it at the start of each process that finds it on its path, the engine's too.
 SITECUSTOMIZE = """
@@ -29,13 +30,15 @@ with open(os.environ["HOOKED"], "a") as hooked:
 """
 
 
-def test_a_completion(builtin_model: Path, tmp_path: Path) -> None:
+def test_a_completion(
+    builtin_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
     hooked = tmp_path / "hooked"
     path = os.pathsep.join([str(tmp_path), ENVIRONMENT["PYTHONPATH"]])
-    environment = {**ENVIRONMENT, "PYTHONPATH": path, "HOOKED": str(hooked)}
-    with serving(builtin_model, environment=environment) as (_, output, url):
-        assert "C++ (" in output, output
+    environment = {"PYTHONPATH": path, "HOOKED": str(hooked)}
+    with serving(command(builtin_model), environment=environment) as (_, url):
+        assert "C++ (" in capsys.readouterr().err
         answer = httpx.post(
             f"{url}/v1/completions",
             json={"model": "smol", "prompt": "The sea", "max_tokens": 6},

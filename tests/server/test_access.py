@@ -11,16 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
-from byte_tokenizer import byte_tokenizer
 from fake_engine import FakeEngine
 from fastapi.routing import iter_route_contexts
-from live_app import MODEL, live_app
+from live_app import MODEL, live_app, new_app
 from pydantic import SecretStr
 from raw_http import connect
 
 from server.access import PUBLIC_PATHS
-from server.api_keys import load_api_keys
-from server.app import create_app
 from server.settings import Settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -126,13 +123,7 @@ async def test_a_client_with_a_large_body_learns_why(client: httpx.AsyncClient) 
 
 
 async def test_every_route_needs_a_key(client: httpx.AsyncClient) -> None:
-    app = create_app(
-        FakeEngine(),
-        byte_tokenizer(),
-        Settings(),
-        [MODEL],
-        api_keys=load_api_keys(SecretStr("sk-other"), None),
-    )
+    app = new_app(FakeEngine())
     paths = {context.path for context in iter_route_contexts(app.routes)}
     assert {URL, "/v1/models", "/docs", "/openapi.json", "/health", "/ping"} <= paths
     for path in paths:

@@ -9,16 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-from byte_tokenizer import byte_tokenizer
 from fake_engine import FakeEngine
-from live_app import MODEL, serving
+from live_app import MODEL, new_app, serving
 from raw_http import connect
 
-from server.api_keys import ApiKeys
-from server.app import create_app
 from server.http_server import HttpServer
 from server.request_queue import RequestQueue
-from server.settings import Settings
 
 URL = "/v1/completions"
 BODY: dict[str, Any] = {"model": MODEL, "prompt": "p", "max_tokens": 2}
@@ -46,9 +42,8 @@ class Stopping:
     """A server whose end has begun, with a client whose connections are open already."""
 
     def __init__(self, engine: FakeEngine, drain_timeout: float) -> None:
-        settings = Settings()
         self.engine = engine
-        self.app = create_app(engine, byte_tokenizer(), settings, [MODEL], api_keys=ApiKeys())
+        self.app = new_app(engine)
         self.queue: RequestQueue = self.app.state.services.queue
         self.drain_timeout = drain_timeout
         self.http: list[HttpServer] = []

@@ -12,14 +12,10 @@ from random import Random
 from typing import Any
 
 import pytest
-from byte_tokenizer import byte_tokenizer
 from fake_engine import FakeEngine
-from live_app import MODEL
+from live_app import MODEL, new_app
 
 from engine import Request
-from server.api_keys import ApiKeys
-from server.app import create_app
-from server.settings import Settings
 
 PARTS = [b"a", b"b", b" ", "ß".encode(), "世".encode(), "🎉".encode(), b"\xff"]
 
@@ -31,9 +27,7 @@ def script(request: Request, index: int) -> list[int]:
 
 async def events_of(fields: dict[str, Any], turns: int) -> list[dict[str, Any]]:
     """The events of a stream whose every message takes so many turns of the event loop."""
-    app = create_app(
-        FakeEngine(script), byte_tokenizer(), Settings(), [MODEL], api_keys=ApiKeys([])
-    )
+    app = new_app(FakeEngine(script))
     body = json.dumps({"model": MODEL, "prompt": "p", "stream": True} | fields).encode()
     headers = [(b"host", b"x"), (b"content-type", b"application/json")]
     scope = {

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from engine_children import is_alive
 from test_chat_templates import HELLO, URL, serving, tokenizer_with
 
 from server.chat import template as template_module
@@ -75,11 +75,3 @@ async def until(condition: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0.1)
     raise AssertionError("it does not come")
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -6,15 +6,12 @@ import asyncio
 from typing import cast
 
 import pytest
-from byte_tokenizer import byte_tokenizer
 from fake_engine import FakeEngine
+from live_app import new_app
 
 from engine import EngineClient, EngineDeadError
-from server.api_keys import ApiKeys
-from server.app import create_app
 from server.http_server import HttpServer
 from server.listen import bind
-from server.settings import Settings
 from server.web import run_server
 
 
@@ -33,7 +30,7 @@ class LostEngine(FakeEngine):
 @pytest.mark.parametrize("reason", [EngineDeadError("it died ten times"), ValueError("a bug")])
 async def test_the_server_does_not_end_as_if_all_were_well(reason: Exception) -> None:
     engine = LostEngine(reason)
-    app = create_app(engine, byte_tokenizer(), Settings(), ["m"], api_keys=ApiKeys([]))
+    app = new_app(engine)
     server = HttpServer(app, lambda: None, "info", requests=app.state.services.queue)
     with bind("127.0.0.1", 0) as sock, pytest.raises(type(reason), match=str(reason)):
         await run_server(server, sock, cast(EngineClient, engine))

@@ -11,6 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 
 import click
@@ -67,7 +68,8 @@ class LazyGroup(click.Group):
         return sorted({*super().list_commands(ctx), *_registered()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of this name; a `click.UsageError` when it is not installed or broken."""
+        """The command of this name; a `click.UsageError` when it is not installed, broken or
+        almost another's name."""
         command = super().get_command(ctx, cmd_name)
         if command is not None:
             return command
@@ -76,8 +78,12 @@ class LazyGroup(click.Group):
             return _load(entry_point)
         if cmd_name in SERVER_COMMANDS:
             raise click.UsageError(
-                f"'{cmd_name}' is a command of the server; install octavo-server to have it."
+                f"'{cmd_name}' is a command of the server, which is not installed here: it is on "
+                "no package index; `pip install` the folder of Octavo's sources."
             )
+        # click's own suggestion knows only of commands that are loaded.
+        if close := get_close_matches(cmd_name, SERVER_COMMANDS.union(self.list_commands(ctx)), 1):
+            raise click.UsageError(f"No such command '{cmd_name}'. Did you mean '{close[0]}'?", ctx)
         return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

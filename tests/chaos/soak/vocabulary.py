@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
+from byte_tokenizer import no_vocabulary
 from fake_runner import VOCAB_SIZE
 
-from engine import TokenizerData
 from server.tokenizer import Tokenizer
 from server.tokenizer.tokenizer import VocabularyTokenizer
 
@@ -74,20 +74,8 @@ def token_name(token_id: int) -> str:
 
 def soak_tokenizer() -> Tokenizer:
     """The server's own, over this vocabulary."""
-    data = TokenizerData(
-        kind="gguf-bpe",
-        tokens=None,
-        token_types=None,
-        merges=None,
-        pre=None,
-        json_path=None,
-        bos_token_id=BOS,
-        eos_token_ids=(EOS,),
-        add_bos=True,
-        chat_template=None,
-    )
     return VocabularyTokenizer(
-        data,
+        no_vocabulary(BOS, EOS),
         encode_text=encode,
         token_bytes=TOKEN_BYTES,
         special_names=SPECIAL_NAMES,

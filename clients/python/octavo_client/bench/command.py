@@ -141,7 +141,7 @@ def serve(
     seed: int | None,
     json_path: Path | None,
 ) -> None:
-    """Time a server of the completions API over HTTP, as its clients see it.
+    """Time a completions server over HTTP, as its clients see it.
 
     Streams completions and reports the time to the first token (TTFT), between tokens (ITL, TPOT)
     and to the end (E2E), and tokens a second. The exit code is 1 if any request failed.
