@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import cast
 
 from pydantic import BaseModel
 
+from server.fair_slots import FairSlots
 from server.logs import one_line
+from server.tenants import Tenant
 from server.tokenizer import Tokenizer
 from server.wire.chat import ApplyTemplateRequest, ApplyTemplateResponse
-from server.wire.errors import ApiError, bad_request, overloaded
+from server.wire.errors import ApiError, bad_request, unavailable
 from server.wire.limits import (
     MAX_BODY_BYTES,
     MAX_ECHOED_CHARACTERS,
@@ -28,10 +31,13 @@ from server.wire.limits import (
     RENDERING_SECONDS,
 )
 
+logger = logging.getLogger(__name__)
+
 _RENDER = Path(__file__).with_name("render.py")
 # A character takes up to six times its bytes in JSON's escapes; the rest is for what is around it.
 _MAX_ANSWER_BYTES = 6 * MAX_BODY_BYTES + (64 << 10)
 _PIECE_BYTES = 64 << 10
+_MAX_FILES = 16  # of ours, for the pipes to a process that starts; seven, or nine with uvloop
 
 
 class _Answer(BaseModel):
@@ -48,14 +54,14 @@ class ChatTemplates:
 
     def __init__(self, seconds: float = RENDERING_SECONDS) -> None:
         self._seconds = seconds
-        self._turns = asyncio.Semaphore(MAX_RENDERINGS)
-        self._num_open = 0
+        self._slots = FairSlots(MAX_RENDERINGS, MAX_RENDERINGS_WAITING)
 
     async def apply(
-        self, body: ApplyTemplateRequest, tokenizer: Tokenizer
+        self, body: ApplyTemplateRequest, tokenizer: Tokenizer, tenant: Tenant
     ) -> ApplyTemplateResponse:
         """The conversation as a prompt. Raises ApiError 400 where there is no template, where it
-        fails or refuses these messages, and 503 when too many wait already."""
+        fails or refuses these messages, and 503 when too many wait already or the system has no
+        process to give."""
         description = tokenizer.description
         if description.chat_template is None:
             raise _no_prompt("The model has no chat template.", "no_chat_template")
@@ -73,7 +79,11 @@ class ChatTemplates:
             },
             "max_bytes": MAX_BODY_BYTES,
         }
-        answer = await self._run(job)
+        await self._slots.take(tenant.name)
+        try:
+            answer = await self._render(json.dumps(job).encode())
+        finally:
+            self._slots.free()
         if answer.refused is not None:
             words = one_line(answer.refused)[:MAX_ECHOED_CHARACTERS]
             raise _no_prompt(f"The model's chat template refuses these messages: {words}")
@@ -83,26 +93,8 @@ class ChatTemplates:
             prompt=answer.prompt, stop_token_ids=_end_ids(tokenizer, answer.turn_end)
         )
 
-    async def _run(self, job: dict[str, object]) -> _Answer:
-        if self._num_open >= MAX_RENDERINGS + MAX_RENDERINGS_WAITING:
-            raise overloaded()
-        self._num_open += 1
-        try:
-            async with self._turns:
-                return await self._render(json.dumps(job).encode())
-        finally:
-            self._num_open -= 1
-
     async def _render(self, job: bytes) -> _Answer:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", str(_RENDER)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            # Where modules are, and nothing else of ours: a sandbox has had holes before.
-            env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,  # Ctrl+C is for the server
-        )
+        process = await _start()
         stdout = cast(asyncio.StreamReader, process.stdout)
         output = bytearray()
         try:
@@ -125,6 +117,34 @@ class ChatTemplates:
             return _Answer.model_validate_json(output)
         except ValueError:  # ended in the middle of its work
             raise _failed("it takes too long or too much memory, or ends its process") from None
+
+
+async def _start() -> asyncio.subprocess.Process:
+    """Raises ApiError 503 when there are no processes, descriptors or memory left."""
+    try:
+        _check_files()
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", str(_RENDER)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            # Where modules are, and nothing else of ours: a sandbox has had holes before.
+            env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,  # Ctrl+C is for the server
+        )
+    except OSError as error:
+        logger.warning("no process for the chat template could be started: %s", error)
+        raise unavailable(
+            "The server has no process for the chat template to spare. Try again in a moment.",
+            "server_is_overloaded",
+        ) from None
+
+
+def _check_files() -> None:
+    """Raises OSError. uvloop that runs out of descriptors half way keeps those it got for ever."""
+    with ExitStack() as files:
+        for _ in range(_MAX_FILES):
+            files.enter_context(open(os.devnull, "rb"))
 
 
 async def _give(job: bytes, stdin: asyncio.StreamWriter) -> None:

@@ -43,10 +43,10 @@ async def read_json_body(request: Request) -> bytes:
 def parse_json(model: type[Model], body: bytes) -> Model:
     """`body` as a `model`: no coercion, no NaN, no lone surrogates. Raises ApiError 400."""
     try:
-        if b"NaN" in body or b"Infinity" in body:
-            # Pydantic's parser takes these words for numbers; outside of strings they are no JSON.
-            from_json(body, allow_inf_nan=False)
         with _no_collections():
+            if b"NaN" in body or b"Infinity" in body:
+                # Pydantic's parser takes these for numbers; outside of strings they are no JSON.
+                from_json(body, allow_inf_nan=False)
             return model.model_validate_json(body)
     except ValidationError as exc:  # first: it is a ValueError too
         raise from_validation_error(exc) from None

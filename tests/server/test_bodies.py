@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -159,3 +160,21 @@ async def test_what_is_taken_is_given_back() -> None:
 def test_one_body_has_room_at_least() -> None:
     with pytest.raises(ValidationError):
         Settings(max_body_memory=ByteSize(MAX_BODY_BYTES - 1))
+
+
+async def test_a_long_prompt_that_was_cut_is_not_kept() -> None:
+    """Nor a long list of tokens, while the request waits for the engine."""
+    engine = FakeEngine(manual=True)
+    prompt, allowed = b",".join([b"7"] * 123_457), b",".join([b"7"] * 123_459)
+    body = b'{"model":"%s","prompt":[%s],"allowed_token_ids":[%s],"truncate_prompt_tokens":4,'
+    body = body % (MODEL.encode(), prompt, allowed) + b'"max_tokens":1}'
+    headers = {"Content-Type": "application/json"}
+    async with live_app(engine) as client:
+        asking = asyncio.create_task(client.post("/v1/completions", content=body, headers=headers))
+        await engine.until(lambda: bool(engine.requests))
+        lengths = {len(thing) for thing in gc.get_objects() if type(thing) is list}
+        assert not lengths & {123_457, 123_459}
+        engine.step()
+        assert (await asking).status_code == 200
+    assert engine.requests[0].prompt_token_ids == [7] * 4
+    assert engine.requests[0].sampling.allowed_token_ids == (7,)

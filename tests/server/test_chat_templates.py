@@ -20,6 +20,7 @@ from engine import open_checkpoint
 from server.chat import template as template_module
 from server.chat.template import ChatTemplates
 from server.settings import Settings
+from server.tenants import Tenant
 from server.tokenizer import Tokenizer, load_tokenizer
 from server.wire.chat import ApplyTemplateRequest
 from server.wire.errors import ApiError
@@ -29,6 +30,7 @@ PLAIN = (
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}<special>{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
+ANYBODY = Tenant("")
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
@@ -157,32 +159,32 @@ async def test_a_time_limit_of_our_own() -> None:
     """For a process that does not get to compute, or does not begin."""
     body = ApplyTemplateRequest.model_validate({"messages": HELLO})
     with pytest.raises(ApiError, match="takes too long"):
-        await ChatTemplates(seconds=0.01).apply(body, tokenizer_with(LOOP))
+        await ChatTemplates(seconds=0.01).apply(body, tokenizer_with(LOOP), ANYBODY)
 
 
 async def test_a_few_at_a_time_and_a_bounded_queue() -> None:
     templates = ChatTemplates(seconds=0.5)
     body = ApplyTemplateRequest.model_validate({"messages": HELLO})
-    asked = [templates.apply(body, tokenizer_with(LOOP)) for _ in range(40)]
+    asked = [templates.apply(body, tokenizer_with(LOOP), ANYBODY) for _ in range(40)]
     outcomes = await asyncio.gather(*asked, return_exceptions=True)
     statuses = [outcome.status for outcome in outcomes if isinstance(outcome, ApiError)]
     assert sorted(statuses) == [400] * 34 + [503] * 6
     # Nothing of it is left.
-    answer = await ChatTemplates().apply(body, tokenizer_with("x"))
+    answer = await ChatTemplates().apply(body, tokenizer_with("x"), ANYBODY)
     assert answer.prompt == "x"
     with pytest.raises(ApiError, match="too long"):
-        await templates.apply(body, tokenizer_with(LOOP))
+        await templates.apply(body, tokenizer_with(LOOP), ANYBODY)
 
 
 async def test_a_client_that_goes_away_ends_the_rendering() -> None:
     body = ApplyTemplateRequest.model_validate({"messages": HELLO})
     templates = ChatTemplates()
-    asking = asyncio.ensure_future(templates.apply(body, tokenizer_with(LOOP)))
+    asking = asyncio.ensure_future(templates.apply(body, tokenizer_with(LOOP), ANYBODY))
     await asyncio.sleep(0.5)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    assert (await templates.apply(body, tokenizer_with("x"))).prompt == "x"
+    assert (await templates.apply(body, tokenizer_with("x"), ANYBODY)).prompt == "x"
 
 
 async def test_a_model_without_a_template() -> None:
@@ -269,9 +271,9 @@ async def test_its_process_has_nothing_of_ours(
     monkeypatch.setattr(template_module, "_RENDER", render)
     monkeypatch.setenv("OCTAVO_API_KEY", "secret")
     body = ApplyTemplateRequest.model_validate({"messages": HELLO})
-    answer = await ChatTemplates().apply(body, tokenizer_with("{{ names() | join(' ') }}"))
+    answer = await ChatTemplates().apply(body, tokenizer_with("{{ names() | join(' ') }}"), ANYBODY)
     assert "PYTHONPATH" in answer.prompt
     assert "OCTAVO_API_KEY" not in answer.prompt
-    answer = await ChatTemplates().apply(body, tokenizer_with("{{ write() }}"))
+    answer = await ChatTemplates().apply(body, tokenizer_with("{{ write() }}"), ANYBODY)
     assert answer.prompt == "1"  # a character that waits to be written, in vain
     assert file.read_text() == ""

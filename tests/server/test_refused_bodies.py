@@ -35,3 +35,20 @@ def test_it_is_forgotten(changes: bytes) -> None:
     for _ in range(3):
         refuse(b'{"model": "m", "prompt": "x", ' + changes + b"}")
     assert num_errors() == before
+
+
+@pytest.mark.parametrize("user", [b"x", b"NaN", b"Infinity"])
+def test_no_search_for_garbage_among_its_lists(user: bytes) -> None:
+    """Each would look at all lists that are there already, while everybody waits."""
+    num_searches = 0
+
+    def count(phase: str, _: object) -> None:
+        nonlocal num_searches
+        num_searches += phase == "start"
+
+    gc.callbacks.append(count)
+    try:
+        refuse(b'{"model":"m","user":"%s","prompt":[%s]}' % (user, b",".join([b"[1]"] * 100_000)))
+    finally:
+        gc.callbacks.remove(count)
+    assert num_searches < 10  # of more than a hundred
