@@ -18,10 +18,11 @@ import pytest
 from fake_engine import FakeEngine
 from live_app import MODEL, live_app, serving
 from raw_http import Connection, connect
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.connections import RESERVED_FILES, Connections
-from server.listen import notice_absence
+from server.http_server import HttpServer
 from server.settings import Settings
 from server.wire.limits import MAX_CONNECTIONS
 
@@ -156,18 +157,25 @@ def test_no_more_than_files_may_be_open() -> None:
     assert run.stdout.strip() == f"10 {64 - RESERVED_FILES} (64, 64)"
 
 
-def test_the_system_looks_for_clients_that_are_gone() -> None:
-    with socket.socket() as sock:
-        notice_absence(sock, 1.5)
+@pytest.mark.parametrize(("stall_timeout", "milliseconds"), [(0.75, 1500), (1e9, 2**31 - 1)])
+async def test_the_system_looks_for_clients_that_are_gone(
+    stall_timeout: float, milliseconds: int
+) -> None:
+    servers: list[HttpServer] = []
+    app = Response(b"x")
+    async with (
+        serving(app, 30, servers.append, stall_timeout=stall_timeout) as client,
+        connect(client) as connection,
+    ):
+        await is_served(connection)
+        [protocol] = servers[0].server_state.connections
+        sock = protocol.transport.get_extra_info("socket")
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         if sys.platform == "linux":
-            options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
-            assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [
-                30,
-                10,
-                3,
-            ]
-            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
+            names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+            options = [getattr(socket, name) for name in names]
+            found = [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+            assert found == [30, 10, 3, milliseconds]
 
 
 # Readers that stop.

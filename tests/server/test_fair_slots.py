@@ -99,6 +99,15 @@ async def test_a_slot_is_not_lost_with_who_leaves_as_it_comes() -> None:
     assert crowd.order == ["a0", "a2", "a4"]
 
 
+async def test_who_leaves_as_it_is_pushed_out_frees_no_slot() -> None:
+    crowd = Crowd(1, 2)
+    tasks = await crowd.come("a0", "a1", "a2", "b0")
+    tasks[2].cancel()  # pushed out by b0, and does not know it yet
+    await asyncio.gather(tasks[2], return_exceptions=True)
+    assert crowd.order == ["a0"]
+    assert await crowd.serve(2) == ["a0", "a1", "b0"]
+
+
 async def test_the_end() -> None:
     crowd = Crowd(1, 3)
     tasks = await crowd.come("a0", "a1", "b0")

@@ -213,6 +213,18 @@ async def test_who_is_pushed_out_may_come_again(tmp_path: Path) -> None:
         assert response.status_code == 429
 
 
+async def test_a_prompt_that_turns_out_too_long_for_the_queue() -> None:
+    """It finds no room either, counts for no limit, and leaves nothing behind."""
+    engine = FakeEngine(manual=True)
+    settings = Settings(max_queue_tokens=200, requests_per_minute=2)
+    async with live_app(engine, settings) as client:
+        posts = await queue_up(client, engine, 1)
+        for _ in range(3):
+            assert is_overloaded(await client.post(URL, json=BODY | {"prompt": "x" * 900}))
+        posts += await queue_up(client, engine, 1)
+        assert await statuses(engine, posts) == [200] * 2
+
+
 async def test_a_stream_that_gives_up_late_says_so(keys: Path) -> None:
     engine = FakeEngine(manual=True)
     settings = Settings(max_queue_requests=2, api_key_file=keys, sse_keep_alive_seconds=0.02)
