@@ -91,9 +91,10 @@ async def test_the_queue_is_bounded_by_tokens() -> None:
 async def test_an_empty_queue_takes_any_request() -> None:
     engine = FakeEngine(manual=True)
     async with live_app(engine, Settings(max_queue_tokens=10)) as client:
-        posts = await queue_up(client, engine, 1, body={"max_tokens": 500})
-        assert is_overloaded(await client.post(URL, json=BODY))
-        assert await statuses(engine, posts) == [200]
+        for body in ({"max_tokens": 500}, {"prompt": "x" * 900}):
+            posts = await queue_up(client, engine, 1, body=body)
+            assert is_overloaded(await client.post(URL, json=BODY))
+            assert await statuses(engine, posts) == [200]
 
 
 async def test_by_default_the_cache_may_be_filled_eight_times() -> None:
