@@ -61,7 +61,6 @@ class FairSlots:
         for turns in self._waiting.values():
             for turn in turns:
                 turn.cancel()
-        self._waiting.clear()
 
     def _make_room(self, tenant: str) -> None:
         counts = {name: len(turns) for name, turns in self._waiting.items()}

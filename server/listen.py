@@ -9,6 +9,9 @@ from engine import OctavoError
 from server.wire.limits import MAX_PROBES, PROBE_AFTER_SECONDS, PROBE_SECONDS
 
 
+_MAX_MILLISECONDS = 2**31 - 1  # a socket option is a number of the system's
+
+
 class ListenError(OctavoError):
     """The address cannot be listened on."""
 
@@ -42,7 +45,7 @@ def notice_absence(sock: socket.socket, unread_seconds: float) -> None:
         ("TCP_KEEPIDLE", PROBE_AFTER_SECONDS),
         ("TCP_KEEPINTVL", PROBE_SECONDS),
         ("TCP_KEEPCNT", MAX_PROBES),
-        ("TCP_USER_TIMEOUT", max(int(unread_seconds * 1000), 1)),
+        ("TCP_USER_TIMEOUT", max(int(min(unread_seconds * 1000, _MAX_MILLISECONDS)), 1)),
     ):
         option = getattr(socket, name, None)  # not every system has them all
         if option is not None:

@@ -55,15 +55,16 @@ class Allowance:
         buckets = (self._requests, self._tokens)
         return all(bucket is None or bucket.level(now) >= bucket.limit for bucket in buckets)
 
-    def check(self, num_tokens: int, num_requests: int = 1) -> None:
-        """Raises ApiError 429 when so much more would be over a limit; takes nothing."""
+    def check(self, num_tokens: int, num_requests: int = 1, num_taken: int = 0) -> None:
+        """Raises ApiError 429 when so much would be over a limit; takes nothing. `num_taken` of the
+        tokens were taken already."""
         now = self._clock()
-        for bucket, amount, unit in (
-            (self._requests, num_requests, "requests"),
-            (self._tokens, num_tokens, "tokens"),
+        for bucket, amount, num_missing, unit in (
+            (self._requests, num_requests, num_requests, "requests"),
+            (self._tokens, num_tokens, num_tokens - num_taken, "tokens"),
         ):
-            if bucket is not None and bucket.level(now) + _ROUNDING < amount:
-                raise self._refusal(bucket, amount, unit, now)
+            if bucket is not None and bucket.level(now) + _ROUNDING < num_missing:
+                raise self._refusal(bucket, amount, num_missing, unit, now)
 
     def take(self, num_tokens: int, num_requests: int = 0) -> None:
         """Use so much; negative numbers are given back."""
@@ -86,13 +87,15 @@ class Allowance:
                 headers[f"x-ratelimit-reset-{unit}"] = reset
         return headers
 
-    def _refusal(self, bucket: Bucket, amount: int, unit: str, now: float) -> ApiError:
+    def _refusal(
+        self, bucket: Bucket, amount: int, num_missing: int, unit: str, now: float
+    ) -> ApiError:
         limit = f"the limit of {bucket.limit} {unit} per minute"
         if amount > bucket.limit:
             message = f"This request may use {amount} {unit}, which is over {limit} by itself."
             headers = {"x-should-retry": "false"}
         else:
-            seconds = bucket.seconds_until(amount, now)
+            seconds = bucket.seconds_until(num_missing, now)
             message = f"You have reached {limit}. Try again in {duration(seconds)}."
             headers = retry_headers(seconds)
         return ApiError(

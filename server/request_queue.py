@@ -149,8 +149,12 @@ class Ticket:
         self.check()
         more = num_tokens - self.num_tokens
         if more > 0:
-            self._allowance.check(more, num_requests=0)
-            self._queue.grow(self, more)
+            try:
+                self._allowance.check(num_tokens, num_requests=0, num_taken=self.num_tokens)
+                self._queue.grow(self, more)
+            except ApiError as error:
+                self.refusal = error  # turned away, as at the door
+                raise
         else:
             self._queue.num_waiting_tokens += more
         self._allowance.take(more)

@@ -34,7 +34,11 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="OCTAVO_", extra="forbid", populate_by_name=True, validate_default=True
+        env_prefix="OCTAVO_",
+        extra="forbid",
+        populate_by_name=True,
+        validate_default=True,
+        allow_inf_nan=False,
     )
 
     model: str = Field(

@@ -181,6 +181,6 @@ def _origin(model: str, path: Path) -> str:
 
 def _model_names(settings: Settings, checkpoint_name: str) -> list[str]:
     """What clients may call the model. A path on this machine is nobody's business."""
-    if settings.served_model_name is not None:
-        return [name.strip() for name in settings.served_model_name.split(",") if name.strip()]
-    return [checkpoint_name if Path(settings.model).exists() else settings.model]
+    given = (settings.served_model_name or "").split(",")
+    names = [name.strip() for name in given if name.strip()]
+    return names or [checkpoint_name if Path(settings.model).exists() else settings.model]

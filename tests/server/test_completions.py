@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from byte_tokenizer import EOS, SPECIAL, byte_tokenizer
+from byte_tokenizer import BOS, EOS, SPECIAL, byte_tokenizer
 from fake_engine import INFO, FakeEngine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -180,6 +180,16 @@ async def test_echo_with_log_probabilities(client: httpx.AsyncClient) -> None:
     ):
         assert top[token] == logprob
         assert len(top) == 2
+
+
+async def test_offsets_of_a_shown_special_token_after_half_a_character(
+    client: httpx.AsyncClient,
+) -> None:
+    fields = {"echo": True, "logprobs": 0, "skip_special_tokens": False}
+    answer = await complete(client, prompt=[0xC2, BOS, 0], **fields)
+    choice = answer["choices"][0]
+    assert choice["text"].startswith("\ufffd<s>\0")
+    assert choice["logprobs"]["text_offset"][:3] == [0, 1, 4]
 
 
 async def test_scoring_a_prompt_without_generating(client: httpx.AsyncClient) -> None:

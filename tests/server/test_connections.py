@@ -11,6 +11,7 @@ import subprocess
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import httpx
@@ -18,10 +19,11 @@ import pytest
 from fake_engine import FakeEngine
 from live_app import MODEL, live_app, serving
 from raw_http import Connection, connect
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.connections import RESERVED_FILES, Connections
-from server.listen import notice_absence
+from server.http_server import HttpServer
 from server.settings import Settings
 from server.wire.limits import MAX_CONNECTIONS
 
@@ -90,6 +92,16 @@ async def test_requests_under_way_do_not_give_way() -> None:
             await is_served(fourth)
 
 
+async def test_who_leaves_in_the_middle_makes_room() -> None:
+    engine = FakeEngine(manual=True)
+    async with live_app(engine, Settings(max_connections=1)) as client:
+        for number in (1, 2):
+            async with connect(client) as connection:
+                connection.send(completion())
+                await engine.until(lambda number=number: len(engine.requests) == number)
+            await engine.until(lambda number=number: len(engine.aborts) == number)
+
+
 async def test_requests_that_do_not_come_give_way() -> None:
     """Else a few thousand half requests would keep everybody else away, for as long as they may."""
     head, _, body = completion().partition(b"\r\n\r\n")
@@ -156,18 +168,25 @@ def test_no_more_than_files_may_be_open() -> None:
     assert run.stdout.strip() == f"10 {64 - RESERVED_FILES} (64, 64)"
 
 
-def test_the_system_looks_for_clients_that_are_gone() -> None:
-    with socket.socket() as sock:
-        notice_absence(sock, 1.5)
+@pytest.mark.parametrize(("stall_timeout", "milliseconds"), [(0.75, 1500), (1e9, 2**31 - 1)])
+async def test_the_system_looks_for_clients_that_are_gone(
+    stall_timeout: float, milliseconds: int
+) -> None:
+    servers: list[HttpServer] = []
+    app = Response(b"x")
+    async with (
+        serving(app, 30, servers.append, stall_timeout=stall_timeout) as client,
+        connect(client) as connection,
+    ):
+        await is_served(connection)
+        [protocol] = servers[0].server_state.connections
+        sock = protocol.transport.get_extra_info("socket")
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         if sys.platform == "linux":
-            options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
-            assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [
-                30,
-                10,
-                3,
-            ]
-            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
+            names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+            options = [getattr(socket, name) for name in names]
+            found = [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+            assert found == [30, 10, 3, milliseconds]
 
 
 # Readers that stop.
@@ -245,7 +264,7 @@ async def large_answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def test_a_slow_reader_of_a_large_answer_is_not_cut_off() -> None:
-    """However long it takes altogether."""
+    """However long it takes altogether; nor when it has read all and is silent for a while."""
     num_read = 0
     async with serving(large_answer, 30, stall_timeout=0.4) as client:
         with unread(client, 2**19) as sock:
@@ -256,7 +275,10 @@ async def test_a_slow_reader_of_a_large_answer_is_not_cut_off() -> None:
                 while num_read < LARGE and (piece := await loop.sock_recv(sock, 2**19)):
                     num_read += len(piece)
                     await asyncio.sleep(len(piece) / LARGE)  # a second for all of it
-    assert num_read >= LARGE
+                assert num_read >= LARGE
+                await asyncio.sleep(1)
+                await loop.sock_sendall(sock, GET)
+                assert (await loop.sock_recv(sock, 2**19)).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_a_reader_of_drops_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
@@ -304,6 +326,23 @@ def test_answers_that_are_not_read_are_bounded_together() -> None:
     connections.stopped_reading(large)
     assert [reader.is_cut_off for reader in readers] == [True, False, *[True] * 4]
     assert not large.is_cut_off, "one answer may be as large as it likes"
+
+
+async def test_the_server_looks_at_all_answers_that_are_not_read(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One may be as large as it likes; the second one is too much."""
+    few = partial(Connections, max_unread_bytes=LARGE + LARGE // 4)
+    monkeypatch.setattr("server.http_server.Connections", few)
+    with caplog.at_level(logging.INFO, "server"):
+        async with serving(large_answer, 30) as client:
+            with unread(client) as first, unread(client) as second:
+                for sock in (first, second):
+                    sock.sendall(GET)
+                async with asyncio.timeout(30):
+                    while "too many answers" not in caplog.text:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+    assert caplog.text.count("cut off") == 1
 
 
 # HTTP/1.0.

@@ -71,6 +71,24 @@ async def test_a_full_queue_makes_room_for_who_has_less_in_it() -> None:
     assert await crowd.serve(4) == ["a0", "a1", "b0", "a2", "b1"]
 
 
+async def test_nobody_pushes_out_to_have_more_than_the_other() -> None:
+    crowd = Crowd(1, 3)
+    many = await crowd.come("a0", "a1", "a2", "a3")
+    few = await crowd.come("b0", "b1")
+    assert refused(many) == [False] * 3 + [True]
+    assert refused(few) == [False, True]
+
+
+async def test_who_has_left_is_not_pushed_out() -> None:
+    crowd = Crowd(1, 2)
+    tasks = await crowd.come("a0", "a1", "a2")
+    newcomer = asyncio.create_task(crowd._take("b0"))
+    tasks[2].cancel()  # does not know it yet as the newcomer takes its place
+    await asyncio.sleep(0)
+    assert refused([newcomer]) == [False]
+    assert await crowd.serve(2) == ["a0", "a1", "b0"]
+
+
 async def test_who_leaves_makes_room() -> None:
     crowd = Crowd(1, 2)
     first = await crowd.come("a0", "a1", "b0")
@@ -97,6 +115,15 @@ async def test_a_slot_is_not_lost_with_who_leaves_as_it_comes() -> None:
     await asyncio.sleep(0)
     await crowd.come("a4")
     assert crowd.order == ["a0", "a2", "a4"]
+
+
+async def test_who_leaves_as_it_is_pushed_out_frees_no_slot() -> None:
+    crowd = Crowd(1, 2)
+    tasks = await crowd.come("a0", "a1", "a2", "b0")
+    tasks[2].cancel()  # pushed out by b0, and does not know it yet
+    await asyncio.gather(tasks[2], return_exceptions=True)
+    assert crowd.order == ["a0"]
+    assert await crowd.serve(2) == ["a0", "a1", "b0"]
 
 
 async def test_the_end() -> None:

@@ -102,6 +102,20 @@ async def test_a_prompt_that_is_longer_than_it_looked() -> None:
     assert len(engine.requests) == 1
 
 
+async def test_a_prompt_that_turns_out_to_be_too_long_for_ever() -> None:
+    """It is told so, and not to try again; and what was turned away counts for no limit."""
+    settings = Settings(tokens_per_minute=1000, requests_per_minute=2)
+    async with live_app(FakeEngine(), settings) as client:
+        for _ in range(4):
+            body = BODY | {"prompt": "x" * 1100, "max_tokens": 0}
+            response = await client.post(URL, json=body)
+            assert is_limited(response, "tokens")
+            assert "1101 tokens, which is over the limit" in response.json()["error"]["message"]
+            assert response.headers["x-should-retry"] == "false"
+            assert "retry-after" not in response.headers
+        assert (await client.post(URL, json=BODY)).status_code == 200
+
+
 def test_a_bucket_fills_up_again() -> None:
     clock = Clock()
     allowance = RateLimits(60, 600, clock).of(TENANT)

@@ -91,9 +91,10 @@ async def test_the_queue_is_bounded_by_tokens() -> None:
 async def test_an_empty_queue_takes_any_request() -> None:
     engine = FakeEngine(manual=True)
     async with live_app(engine, Settings(max_queue_tokens=10)) as client:
-        posts = await queue_up(client, engine, 1, body={"max_tokens": 500})
-        assert is_overloaded(await client.post(URL, json=BODY))
-        assert await statuses(engine, posts) == [200]
+        for body in ({"max_tokens": 500}, {"prompt": "x" * 900}):
+            posts = await queue_up(client, engine, 1, body=body)
+            assert is_overloaded(await client.post(URL, json=BODY))
+            assert await statuses(engine, posts) == [200]
 
 
 async def test_by_default_the_cache_may_be_filled_eight_times() -> None:
@@ -211,6 +212,18 @@ async def test_who_is_pushed_out_may_come_again(tmp_path: Path) -> None:
         assert await statuses(engine, posts) == [200] * 2
         response = await client.post(URL, json=BODY, headers=A)
         assert response.status_code == 429
+
+
+async def test_a_prompt_that_turns_out_too_long_for_the_queue() -> None:
+    """It finds no room either, counts for no limit, and leaves nothing behind."""
+    engine = FakeEngine(manual=True)
+    settings = Settings(max_queue_tokens=200, requests_per_minute=2)
+    async with live_app(engine, settings) as client:
+        posts = await queue_up(client, engine, 1)
+        for _ in range(3):
+            assert is_overloaded(await client.post(URL, json=BODY | {"prompt": "x" * 900}))
+        posts += await queue_up(client, engine, 1)
+        assert await statuses(engine, posts) == [200] * 2
 
 
 async def test_a_stream_that_gives_up_late_says_so(keys: Path) -> None:

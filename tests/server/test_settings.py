@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 from engine import BUILTIN_MODEL
-from server.cli.serve import serve
+from server.cli.serve import _model_names, serve
 from server.listen import ListenError, bind, is_loopback, socket_url
 from server.settings import Settings, load_settings
 
@@ -127,6 +127,8 @@ def test_a_missing_file(tmp_path: Path) -> None:
         (["--gpu-memory-utilization", "1.1"], "--gpu-memory-utilization: "),
         (["--gpu-memory-utilization", "0"], "--gpu-memory-utilization: "),
         (["--device", "abacus"], "--device"),
+        (["--stream-stall-timeout", "inf"], "--stream-stall-timeout: "),
+        (["--drain-timeout", "nan"], "--drain-timeout: "),
         (["--nonsense"], "--nonsense"),
     ],
 )
@@ -135,6 +137,15 @@ def test_usage_errors(options: list[str], name: str) -> None:
     assert result.exit_code == 2
     assert name in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [("a, b,", ["a", "b"]), ("", ["org/model"]), (" ,", ["org/model"]), (None, ["org/model"])],
+)
+def test_names_of_the_model(names: str | None, expected: list[str]) -> None:
+    settings = Settings(model="org/model", served_model_name=names)
+    assert _model_names(settings, "a checkpoint's") == expected
 
 
 def test_every_setting_is_an_option() -> None:
