@@ -39,7 +39,8 @@ def bind(host: str, port: int) -> socket.socket:
 
 def notice_absence(sock: socket.socket, unread_seconds: float) -> None:
     """Have the system end a connection whose client's machine is gone without a word, or which
-    takes nothing for `unread_seconds`."""
+    takes nothing for `unread_seconds`. Linux waits as long for an answer to its probes too, in
+    place of counting them (tcp(7), TCP_USER_TIMEOUT)."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
         ("TCP_KEEPIDLE", PROBE_AFTER_SECONDS),

@@ -11,6 +11,8 @@ from typing import Any
 
 from starlette.types import Scope
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 _STATE = "tenant"  # where a guard leaves the tenant it has found, in the scope's state
 
 
@@ -34,18 +36,25 @@ def tenant_of(scope: Scope) -> Tenant:
     """Whose request it is; without a key, that of everybody at its address."""
     state: dict[str, Any] = scope.get("state", {})
     tenant: Tenant | None = state.get(_STATE)
-    return tenant or Tenant(_network(scope.get("client")))
+    return tenant or Tenant(_network(client_address(scope)))
 
 
-def _network(client: Any) -> str:
-    """The address; of IPv6 the first 64 bits, because one host may use all those that begin so."""
-    host = str(client[0]) if client else ""
+def client_address(scope: Scope) -> Address | None:
+    """The client's, or the one that a trusted proxy names in X-Forwarded-For.
+
+    None where that is no address: proxies pass on what clients have made up, of any length.
+    """
+    client = scope.get("client")
     try:
-        address = ipaddress.ip_address(host)
+        return ipaddress.ip_address(client[0].partition("%")[0]) if client else None
     except ValueError:
-        return host
+        return None
+
+
+def _network(address: Address | None) -> str:
+    """The address; of IPv6 the first 64 bits, because one host may use all those that begin so."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return str(address.ipv4_mapped)
         return str(ipaddress.IPv6Network((int(address), 64), strict=False))
-    return host
+    return "" if address is None else str(address)

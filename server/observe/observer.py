@@ -17,6 +17,7 @@ from starlette.types import Scope
 from server.observe.load import LoadWatch
 from server.observe.metrics import RequestMetrics
 from server.observe.record import CompletionRecord, RequestRecord, attach_record, record_of
+from server.tenants import client_address
 from server.wire.limits import MAX_MODEL_NAME
 from server.wire.schemas import CompletionRequest
 
@@ -61,11 +62,11 @@ class Observer:
     def request(self, scope: Scope, request_id: str) -> Iterator[RequestRecord]:
         """Around all that is done for a request; `scope` leads to the record meanwhile."""
         headers = Headers(scope=scope)
-        client = scope.get("client")
+        address = client_address(scope)
         record = RequestRecord(
             request_id,
             scope["method"],
-            client[0] if client else None,
+            None if address is None else str(address),
             headers.get("traceparent"),
             headers.get("tracestate"),
         )

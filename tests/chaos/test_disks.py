@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from chaos.real_server import command, complete, engine_pids, kill_engine, serving
-from serve_process import serving_unheard, wait_healthy
+from checkpoint_files import write_gguf
+from hub_server import Hub
+from hub_server import serving as hub_serving
+from serve_process import ENVIRONMENT, ROOT, serving_unheard, wait_healthy
 
 # $0 is the folder, what follows the command.
 MOUNT = 'mount -t tmpfs -o size=1m{options} none "$0" || exit 99; '
@@ -94,3 +98,41 @@ def test_words_that_go_nowhere(
         assert complete(url, 4).endswith("data: [DONE]\n\n")
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+
+
+# As `sh -c PULLS FOLDER COMMAND...`: where the disk is too small, again where only the cache may be
+# looked at, and once more when there is room; $WHOLE is what must have come then.
+PULLS = """
+mount -t tmpfs -o size=$SIZE none "$0" || exit 99
+"$@" && exit 98
+OCTAVO_OFFLINE=1 "$@" && exit 97
+find "$0" -type f -size +8k
+mount -o remount,size=16m "$0" || exit 99
+path=$("$@") && cmp "$path" "$WHOLE"
+"""
+
+
+def test_a_disk_that_fills_during_a_pull(tmp_path: Path, new_mounts: list[str]) -> None:
+    """It has room for the model, and none for what is noted of it: the last of it does not fit.
+    That is one line, nothing is left that is taken for a model, and with more room it comes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    whole = write_gguf(tmp_path / "tiny.gguf")
+    with hub_serving(Hub("somebody/tiny", {"tiny.gguf": whole.read_bytes()})) as hub:
+        pulls = subprocess.run(
+            [*new_mounts, PULLS, str(disk), sys.executable]
+            + ["-m", "octavo_client", "pull", "somebody/tiny:tiny.gguf"],
+            cwd=ROOT,
+            env={name: value for name, value in ENVIRONMENT.items() if not name.startswith("HF_")}
+            | {"SIZE": str(whole.stat().st_size), "WHOLE": str(whole)}
+            | {"HF_HOME": str(disk), "HF_ENDPOINT": hub.endpoint, "OCTAVO_CACHE": str(disk)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert pulls.returncode == 0, pulls.stderr
+    assert pulls.stdout == "", "the beginning of the model was kept"
+    full, absent = [line for line in pulls.stderr.splitlines() if line.startswith("octavo: ")]
+    assert f"no space left in {disk}" in full
+    assert "is not in" in absent
+    assert "Traceback" not in pulls.stderr

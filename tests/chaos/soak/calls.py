@@ -137,12 +137,17 @@ def _vary(rng: random.Random, body: Json) -> None:
         body |= {"temperature": 0.7, "top_p": 0.9, "presence_penalty": 0.5}
         body["logit_bias"] = {"1": 5, "2": -100}
     if rng.random() < 0.02:
-        text = "".join(rng.choices(ALPHABET, k=100))
-        body["prompt"] = text * (LONG_TEXT // 100)
-        body["truncate_prompt_tokens"] = rng.randint(1, 40)
-        body["truncation_side"] = rng.choice(["left", "right"])
+        write_long(rng, body)
     elif rng.random() < 0.05:
         body["truncate_prompt_tokens"] = rng.randint(1, 40)
+
+
+def write_long(rng: random.Random, body: Json) -> None:
+    """A long text as the prompt, most of which is cut off again."""
+    text = "".join(rng.choices(ALPHABET, k=100))
+    body["prompt"] = text * (LONG_TEXT // 100)
+    body["truncate_prompt_tokens"] = rng.randint(1, 40)
+    body["truncation_side"] = rng.choice(["left", "right"])
 
 
 def random_stop(rng: random.Random) -> str | list[str]:

@@ -16,6 +16,12 @@ from chaos.soak.report import Report
 Page = dict[str, float]  # samples by name and labels, as they are written
 
 _COMPLETIONS = "/v1/completions"
+_UNDER_WAY = {
+    "http_requests_in_flight": 1,
+    "num_requests_running": 0,
+    "num_requests_waiting": 0,
+    "kv_cache_usage_perc": 0,
+}
 _LABELS = 'engine="0",model_name="soak-model"'
 
 
@@ -58,6 +64,7 @@ class Ledger:
                 assert request_id not in lines, f"two lines in the log for one request: {event}"
                 lines[request_id] = event
         self._check_lines(lines)
+        self._check_rest(page)
         self._check_requests(lines, page)
         served = [line for line in lines.values() if line["finish_reason"]]
         self._check_totals(served, page, report)
@@ -82,6 +89,11 @@ class Ledger:
             assert line is not None, f"no line in the log for {request_id}: {seen}"
             said = {name: line[name] for name in seen.line}
             assert said == seen.line, f"the log says of {request_id} {said}, right is {seen.line}"
+
+    def _check_rest(self, page: Page) -> None:
+        """Nothing is counted as being under way but the one who asked for the page."""
+        under_way = {name: page[f"octavo:{name}{{{_LABELS}}}"] for name in _UNDER_WAY}
+        assert under_way == _UNDER_WAY, under_way
 
     def _check_requests(self, lines: dict[str, dict[str, Any]], page: Page) -> None:
         """Every request was counted once, as what it was."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from chaos.soak.engine_process import LIMITS, POISON
+from chaos.soak.engine_process import LIMITS, POISON, STEP_SECONDS
 from chaos.soak.looks import Look, look_from_outside, look_inside
 from chaos.soak.report import WARM_UP, Report
 from fake_runner import (
@@ -78,7 +78,7 @@ class Tally:
 def random_request(rng: random.Random, name: str) -> Request:
     """Short ones, long ones, common beginnings, several choices, beams, log-probabilities, tenants
     and their caches; one in fifty is poison."""
-    prompt = [rng.randrange(4)] * rng.choice([0, 0, 8, 20])
+    prompt = [rng.randrange(4)] * rng.choice([0, 0, 0, 8, 8, 20, 60])  # the longest in pieces
     prompt += [rng.randrange(90) for _ in range(rng.randint(1, 12))]
     if rng.random() < 0.02:
         prompt.append(POISON)
@@ -140,6 +140,8 @@ async def live(client: EngineClient, rng: random.Random, number: int, tally: Tal
     stops_after = rng.choice([1, 5]) if rng.random() < 0.2 else None  # of the first choice
     told = {(name, k): Told() for name, request in requests.items() for k in range(request.n)}
     async with client.add(list(requests.values())) as stream:
+        if patience == 0:  # before it is begun, or in the middle of its prompt
+            await asyncio.sleep(rng.choice([0, STEP_SECONDS, 4 * STEP_SECONDS]))
         while not all(choice.has_ended for choice in told.values()):
             if patience is not None and sum(len(c.token_ids) for c in told.values()) >= patience:
                 tally.endings["given up"] += 1

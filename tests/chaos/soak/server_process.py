@@ -17,11 +17,14 @@ from pathlib import Path
 from chaos.soak.calls import ALIAS, KEYS_FILE, MODEL
 from chaos.soak.connection import SMALL_BUFFER
 from chaos.soak.looks import answer_signals
+from chaos.soak.receiving import CountReceivers, Receivers
 from chaos.soak.vocabulary import soak_tokenizer
 
 from engine import EngineClient, EngineConfig
 from server.api_keys import load_api_keys
 from server.app import create_app
+from server.bodies import Bodies
+from server.boundary import RequestBoundary
 from server.cli.serve import _new_event_loop
 from server.http_server import HttpServer
 from server.listen import bind
@@ -55,7 +58,12 @@ async def serve(folder: Path) -> signal.Signals | None:
         [MODEL, ALIAS],
         api_keys=load_api_keys(None, keys_file),
     )
+    receivers = Receivers()
+    app.add_middleware(CountReceivers, receivers=receivers)
     services: Services = app.state.services
+    [boundary] = [one for one in app.user_middleware if one.cls is RequestBoundary]
+    bodies = boundary.kwargs["bodies"]
+    assert isinstance(bodies, Bodies)
 
     def state() -> dict[str, float]:
         return {
@@ -63,6 +71,8 @@ async def serve(folder: Path) -> signal.Signals | None:
             "waiting": services.queue.num_waiting,
             "waiting_tokens": services.queue.num_waiting_tokens,
             "texts": services.workers.num_texts,
+            "bodies": bodies.num_bytes,
+            "receivers": receivers.num_left,
         }
 
     answer_signals(folder, state)

@@ -21,6 +21,7 @@ from chaos.soak.calls import (
     random_body,
     random_key,
     random_question,
+    write_long,
 )
 from chaos.soak.connection import Connection, Head
 from chaos.soak.events import Events
@@ -103,6 +104,8 @@ class Traffic:
         vanishes = kind < 0.28
         if vanishes and 0 < body["max_tokens"] < 40 and not body.get("use_beam_search"):
             body["max_tokens"] = 40  # so that something is left to be given up
+            if rng.random() < 0.1:
+                write_long(rng, body)
         call = completion_call(body, request_id, random_key(rng))
         asked = Asked(body, call)
         self._beginnings.update(asked.beginnings)
@@ -158,7 +161,7 @@ class Traffic:
         data = asked.call.encode()
         way = rng.choice(["half", "at once", "soon", "soon", "reading", "reading"])
         if way == "half":
-            data = data[: rng.randrange(1, len(data))]
+            data = data[: rng.choice([rng.randrange(1, len(data)), len(data) - 1])]
         connection.send(data)
         if way == "soon":
             await asyncio.sleep(rng.choice([0, 0.01, 0.1]))
