@@ -19,6 +19,9 @@ from engine.attention import AttentionPlan, AttentionRule, Span, StepLayout
 
 # Positions read at once. Fixed, never fitted to the batch: it decides the order of summation.
 _CHUNK_LEN = 256
+# Chunks of single tokens' contexts that are gathered at once, but one of each row at least. All of
+# them may be many times what a layer's pages are: rows share pages.
+_CHUNKS_AT_ONCE = 64
 # From this many query rows on, the bits of a product's row do not depend on their number (MKL, in
 # float32; in bfloat16, which is oneDNN's, they never do).
 _MIN_QUERY_ROWS = 4
@@ -31,16 +34,17 @@ _UNSEEN = -1e30
 class _Singles:
     """The rows with one token in this step, those with most chunks first, as (chunk, row) items.
 
-    The items of the rows' i-th chunks are the next `widths[i]` ones and belong to the first
-    `widths[i]` rows, so that merging needs slices only.
+    The items of the rows' i-th chunks are the next ones and belong to the first rows, so that
+    merging needs slices only. `parts` says how many for one i after the other, in groups that are
+    computed at once.
     """
 
     tokens: Tensor  # [num_rows]
     item_tokens: Tensor  # [num_items]
-    pages: Tensor  # [2 * num_items * kv_heads * pages_per_chunk], into kv as rows of pages
+    pages: Tensor  # [2, num_items, kv_heads * pages_per_chunk], into kv as rows of pages
     mask: Tensor  # [num_items, 1, 1, chunk_len], 0 or _UNSEEN
-    widths: list[int]
-    workspace: Tensor  # [2 * num_items * kv_heads * pages_per_chunk, block_size * head_dim]
+    parts: list[list[int]]
+    workspace: Tensor  # [2 * items at once * kv_heads * pages_per_chunk, block_size * head_dim]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +56,9 @@ class _Run:
     """
 
     span: Span
-    pages: Tensor  # [2 * num_chunks * kv_heads * pages_per_chunk]
+    pages: Tensor  # [2, num_chunks, kv_heads * pages_per_chunk]
     chunks: list[tuple[int, Tensor | None]]
-    workspace: Tensor  # [2 * num_chunks * kv_heads * pages_per_chunk, block_size * head_dim]
+    workspace: Tensor  # [2 * kv_heads * pages_per_chunk, block_size * head_dim]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +138,27 @@ def attend(q: Tensor, kv: Tensor, plan: PagedPlan, rule: AttentionRule) -> Tenso
 def _attend_singles(q: Tensor, pages: Tensor, rows: _Singles, soft_cap: float | None) -> Tensor:
     """[num_tokens, kv_heads, group, head_dim] -> [num_rows, kv_heads, group, head_dim]"""
     _, num_kv_heads, group, head_dim = q.shape
-    num_items, num_rows = rows.item_tokens.shape[0], rows.tokens.shape[0]
-    queries = _pad_group(q.index_select(0, rows.item_tokens), num_tokens=1)
-    keys, values = _gather(pages, rows.pages, rows.workspace, num_items * num_kv_heads, head_dim)
-    scores_shape = (num_items, num_kv_heads, queries.shape[2], keys.shape[1])
-    items = _attend_chunk(queries.flatten(0, 1), keys, values, rows.mask, scores_shape, soft_cap)
-    merged = items if num_items == num_rows else items.narrow(0, 0, num_rows * num_kv_heads)
-    first = num_rows
-    for width in rows.widths[1:]:
-        part = items.narrow(0, first * num_kv_heads, width * num_kv_heads)
-        merged.narrow(0, 0, width * num_kv_heads).merge(part)
-        first += width
+    num_rows = rows.tokens.shape[0]
+    merged = None
+    first = 0
+    for widths in rows.parts:
+        part = slice(first, first + sum(widths))
+        first = part.stop
+        queries = _pad_group(q.index_select(0, rows.item_tokens[part]), num_tokens=1)
+        keys, values = _gather(pages, rows.pages[:, part], rows.workspace, num_kv_heads, head_dim)
+        scores_shape = (sum(widths), num_kv_heads, queries.shape[2], keys.shape[1])
+        items = _attend_chunk(
+            queries.flatten(0, 1), keys, values, rows.mask[part], scores_shape, soft_cap
+        )
+        place = 0
+        for width in widths:
+            chunk = items.narrow(0, place * num_kv_heads, width * num_kv_heads)
+            if merged is None:
+                merged = chunk  # the first ones of all rows
+            else:
+                merged.narrow(0, 0, width * num_kv_heads).merge(chunk)
+            place += width
+    assert merged is not None
     output = (merged.output / merged.total).to(q.dtype)
     return output.view(num_rows, num_kv_heads, -1, head_dim)[:, :, :group]
 
@@ -154,14 +168,13 @@ def _attend_run(q: Tensor, pages: Tensor, run: _Run, soft_cap: float | None) -> 
     num_tokens, num_kv_heads, group, head_dim = q.shape
     queries = _pad_group(q, num_tokens).transpose(0, 1)  # [kv_heads, tokens, group, head_dim]
     padded = queries.shape[2]
-    batch = len(run.chunks) * num_kv_heads
-    keys, values = _gather(pages, run.pages, run.workspace, batch, head_dim)
     merged = None
     for i, (first, mask) in enumerate(run.chunks):
-        heads = slice(i * num_kv_heads, (i + 1) * num_kv_heads)
+        chunk = run.pages[:, i : i + 1]
+        keys, values = _gather(pages, chunk, run.workspace, num_kv_heads, head_dim)
         seeing = queries[:, first:].flatten(1, 2)
         scores_shape = (num_kv_heads, num_tokens - first, padded, keys.shape[1])
-        part = _attend_chunk(seeing, keys[heads], values[heads], mask, scores_shape, soft_cap)
+        part = _attend_chunk(seeing, keys, values, mask, scores_shape, soft_cap)
         if merged is None:
             merged = part  # of all tokens: those that see nothing of it lose nothing by it
         else:
@@ -202,12 +215,13 @@ def _soft_capped(scores: Tensor, cap: float) -> Tensor:
 
 
 def _gather(
-    pages: Tensor, indices: Tensor, workspace: Tensor, batch: int, head_dim: int
+    pages: Tensor, indices: Tensor, workspace: Tensor, num_kv_heads: int, head_dim: int
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values, each [batch, chunk_len, head_dim]."""
-    torch.index_select(pages, 0, indices, out=workspace)
-    gathered = workspace.view(2, batch, -1, head_dim)
-    return gathered[0], gathered[1]
+    """Keys and values, each [chunks * kv_heads, chunk_len, head_dim]; `indices` [2, chunks, n]."""
+    gathered = workspace[: indices.numel()]
+    torch.index_select(pages, 0, indices.flatten(), out=gathered)
+    keys, values = gathered.view(2, indices.shape[1] * num_kv_heads, -1, head_dim)
+    return keys, values
 
 
 def _pad_group(q: Tensor, num_tokens: int) -> Tensor:
@@ -263,6 +277,11 @@ def _plan_singles(
     rows = torch.tensor([span.row for span in spans], device=device)
     tables = _chunked_tables(layout, rows, max(of_row.stop for of_row in chunks))
     pages = _page_rows(tables[item_rows, item_chunks], layout.num_kv_heads)
+    parts: list[list[int]] = []
+    for width in widths:
+        if not parts or sum(parts[-1]) + width > _CHUNKS_AT_ONCE:
+            parts.append([])
+        parts[-1].append(width)
     positions = torch.arange(chunk_len, device=device)
     unseen = positions >= item_lens[:, None]
     if window is not None:
@@ -272,8 +291,8 @@ def _plan_singles(
         item_tokens=item_tokens,
         pages=pages,
         mask=_additive(unseen)[:, None, None],
-        widths=widths,
-        workspace=_workspace(layout, pages, dtype),
+        parts=parts,
+        workspace=_workspace(layout, pages, max(map(sum, parts)), dtype),
     )
 
 
@@ -302,7 +321,7 @@ def _plan_run(layout: StepLayout, span: Span, dtype: torch.dtype, window: int | 
         if window is not None:
             unseen |= keys <= queries - window
         chunks.append((first, _additive(unseen)[None, :, None]))
-    return _Run(span, pages, chunks, _workspace(layout, pages, dtype))
+    return _Run(span, pages, chunks, _workspace(layout, pages, 1, dtype))
 
 
 def _chunks(span: Span, chunk_len: int, window: int | None) -> range:
@@ -325,15 +344,16 @@ def _chunked_tables(layout: StepLayout, rows: Tensor, num_chunks: int) -> Tensor
 
 
 def _page_rows(block_ids: Tensor, num_kv_heads: int) -> Tensor:
-    """[items, pages] -> rows of kv.view(-1, block_size * head_dim), by (2, item, head, page)."""
+    """[items, pages] -> [2, items, kv_heads * pages], rows of kv by (page, head)."""
     heads = torch.arange(2 * num_kv_heads, device=block_ids.device).view(2, 1, num_kv_heads, 1)
-    return (block_ids[:, None] * (2 * num_kv_heads) + heads).flatten()
+    return (block_ids[:, None] * (2 * num_kv_heads) + heads).flatten(2)
 
 
 def _additive(unseen: Tensor) -> Tensor:
     return torch.zeros(unseen.shape, device=unseen.device).masked_fill_(unseen, _UNSEEN)
 
 
-def _workspace(layout: StepLayout, pages: Tensor, dtype: torch.dtype) -> Tensor:
+def _workspace(layout: StepLayout, pages: Tensor, num_chunks: int, dtype: torch.dtype) -> Tensor:
+    """For the keys and values of so many chunks of those that `pages` names."""
     width = layout.block_size * layout.head_dim
-    return torch.empty(pages.shape[0], width, dtype=dtype, device=pages.device)
+    return torch.empty(2 * num_chunks * pages.shape[2], width, dtype=dtype, device=pages.device)

@@ -13,9 +13,10 @@ from engine.config import SchedulerConfig
 
 # One step says little: others use the machine too. Shrinking is quicker than growing.
 _MOST_SHRINKING, _MOST_GROWING = 0.5, 1.25
-# Weight of the newest step in what decoding is thought to cost.
-_WEIGHT = 0.1
-# Fewer prompt tokens than this make a step hardly any shorter.
+# Weight of the newest step in what decoding is thought to cost; how many times as much it may take.
+_WEIGHT, _MOST_TIMES = 0.1, 2.0
+# Fewer prompt tokens than this make a step hardly any shorter; and a single one is not told from
+# one that somebody waits for.
 _LEAST = 16
 
 
@@ -28,7 +29,7 @@ class Pacer:
         self._token_seconds = config.token_seconds
         self._most = config.max_num_batched_tokens
         self._least = min(_LEAST, self._most)
-        self._budget = float(min(config.prompt_budget or self._most, self._most))
+        self._budget = float(max(min(config.prompt_budget or self._most, self._most), self._least))
 
     def prompt_budget(self, num_decoding: int) -> int:
         """Prompt tokens for a step in which so many sequences decode."""
@@ -44,6 +45,8 @@ class Pacer:
         num_decoding = len(batch.rows) - len(prompts)
         if not prompts:
             token_seconds = seconds / (self._overhead + batch.num_tokens)
+            if self._token_seconds > 0:
+                token_seconds = min(token_seconds, _MOST_TIMES * self._token_seconds)
             self._token_seconds += _WEIGHT * (token_seconds - self._token_seconds)
         # Steps of prompts alone, and those that were far from full, say nothing about the rest.
         if not prompts or num_decoding == 0 or 2 * sum(prompts) < self._budget:

@@ -146,6 +146,25 @@ def test_threads_and_chunks_change_no_bit(kernels: Kernels, dtype: torch.dtype) 
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("window", [None, 5000])
+def test_long_contexts_are_merged_in_order(
+    kernels: Kernels, dtype: torch.dtype, window: int | None
+) -> None:
+    """So long that two threads do not keep all their parts at once (`kWaitingFloats`)."""
+    torch.manual_seed(3)
+    before = torch.get_num_threads()
+    step = make_step([(6500, 3), (700, 3)], (48, 3, 128), dtype)
+    try:
+        torch.set_num_threads(1)
+        one_after_the_other, _ = step.run(kernels, AttentionRule(window))
+        torch.set_num_threads(2)
+        together, _ = step.run(kernels, AttentionRule(window))
+    finally:
+        torch.set_num_threads(before)
+    assert one_after_the_other.isfinite().all()
+    assert torch.equal(together, one_after_the_other)
+
+
 def make_chunk(step: Step, start: int, length: int) -> Step:
     """Tokens `start` to `start + length` of a step of one row that begins at position 0."""
     chunk = only_row(step, 0)

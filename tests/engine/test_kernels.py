@@ -13,7 +13,7 @@ from ragged_layout import contexts, ragged_layout
 from torch import Tensor
 
 from engine.attention import CAUSAL, AttentionRule, Span
-from engine.kernels import select
+from engine.kernels import paged, select
 from engine.kernels.base import Kernels
 from engine.kernels.reference import ReferenceKernels
 
@@ -146,6 +146,27 @@ def test_windows_and_chunks_change_no_bit(kernels: Kernels) -> None:
             )
             part = kernels.paged_attention(q[tokens], kv, kernels.plan(chunk), rule)
             assert torch.equal(part, whole[tokens]), (start, length)
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 8), (4, 2, 8)], ids=str)
+def test_how_much_the_reference_gathers_at_once_changes_no_bit(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]
+) -> None:
+    torch.manual_seed(4)
+    layout, num_blocks = ragged_layout([(1500, 1), (700, 1), (0, 1), (2600, 1)], *shape, 16)
+    kv = torch.randn(num_blocks + 1, 2, shape[1], 16, shape[2])
+    q = torch.randn(4, shape[0], shape[2])
+    kernels = select(CPU, torch.float32, "reference")
+    attended = []
+    for count in (1000, 12, 1):
+        monkeypatch.setattr(paged, "_CHUNKS_AT_ONCE", count)
+        plan = kernels.plan(layout)
+        attended.append(kernels.paged_attention(q, kv, plan))
+        assert isinstance(plan, paged.PagedPlan)
+        singles = plan.reading(None).singles
+        assert singles is not None and len(singles.parts) == {1000: 1, 12: 2, 1: 11}[count]
+    assert torch.equal(attended[0], attended[1])
+    assert torch.equal(attended[0], attended[2])
 
 
 def test_large_scores_do_not_overflow(kernels: Kernels) -> None:

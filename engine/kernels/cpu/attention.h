@@ -18,6 +18,8 @@ constexpr int kSegment = 256;
 static_assert(kSegment % kColumns == 0);
 // Stands for "nothing seen yet" as a maximum: differences to it stay finite.
 constexpr float kNoScore = -1e30f;
+// Floats for parts that wait to be merged, for each thread: 1 MB, a few parts of the largest tiles.
+constexpr int64_t kWaitingFloats = 1 << 18;
 // Multiplications that one thread has done sooner than another one is woken.
 constexpr int64_t kFewProducts = 1 << 17;
 
@@ -217,30 +219,13 @@ struct Attention {
     // A tile's KV heads share pages; the tiles of a prompt have ever longer contexts.
     const int64_t share = s.num_tiles < num_threads ? 1 : s.num_kv_heads;
 
-    static std::vector<float> shared;
-    float* parts = by_segment ? at_least(shared, num_items * most_segments * most_sums) : nullptr;
-    const auto part = [=](int64_t item, int segment) {
-      return partial(parts + (item * most_segments + segment) * most_sums);
-    };
-    if (by_segment)
-      parallel(num_items * most_segments, num_threads, [&](int64_t i) {
-        const int64_t item = i / most_segments;
-        const int segment = i % most_segments;
-        const Tile& tile = s.tiles[item / s.num_kv_heads];
-        if (segment < num_segments(tile))
-          attend(tile, item % s.num_kv_heads, segment, part(item, segment));
-      });
-    parallel(num_items, by_segment ? 1 : num_threads, [&](int64_t item) {
+    if (by_segment) return run_by_segment(num_threads, num_items, most_segments, most_sums);
+    parallel(num_items, num_threads, [&](int64_t item) {
       const Tile& tile = s.tiles[item / s.num_kv_heads];
       const int kv_head = item % s.num_kv_heads;
       Workspace<T>& own = Workspace<T>::of_thread();
       const Partial sums = partial(at_least(own.sums, partial_size(tile)));
       const Partial next = partial(at_least(own.next_sums, partial_size(tile)));
-      if (by_segment) {
-        for (int segment = 1; segment < num_segments(tile); segment++)
-          merge(part(item, 0), part(item, segment), num_rows(tile));
-        return finish(tile, kv_head, part(item, 0));
-      }
       attend(tile, kv_head, 0, sums);
       for (int segment = 1; segment < num_segments(tile); segment++) {
         attend(tile, kv_head, segment, next);
@@ -248,6 +233,37 @@ struct Attention {
       }
       finish(tile, kv_head, sums);
     }, share);
+  }
+
+  // Some segments of every item at a time, not to keep the parts of a long context all at once. An
+  // item's first part takes in the others.
+  void run_by_segment(int num_threads, int64_t num_items, int most_segments,
+                      size_t most_sums) const {
+    const int64_t fitting = num_threads * kWaitingFloats / int64_t(num_items * most_sums);
+    const int num_parts = std::clamp<int64_t>(fitting, 2, most_segments);
+    static std::vector<float> shared;
+    float* parts = at_least(shared, num_items * num_parts * most_sums);
+    const auto part = [=](int64_t item, int index) {
+      return partial(parts + (item * num_parts + index) * most_sums);
+    };
+    for (int first = 0, end; first < most_segments; first = end) {
+      const int kept = first > 0 ? 1 : 0, count = std::min(num_parts - kept, most_segments - first);
+      end = first + count;
+      parallel(num_items * count, num_threads, [&](int64_t i) {
+        const int64_t item = i / count;
+        const int index = i % count;
+        const Tile& tile = s.tiles[item / s.num_kv_heads];
+        if (first + index < num_segments(tile))
+          attend(tile, item % s.num_kv_heads, first + index, part(item, kept + index));
+      });
+      for (int64_t item = 0; item < num_items; item++) {
+        const Tile& tile = s.tiles[item / s.num_kv_heads];
+        for (int segment = std::max(first, 1); segment < std::min(end, num_segments(tile)); segment++)
+          merge(part(item, 0), part(item, kept + segment - first), num_rows(tile));
+      }
+    }
+    for (int64_t item = 0; item < num_items; item++)
+      finish(s.tiles[item / s.num_kv_heads], item % s.num_kv_heads, part(item, 0));
   }
 };
 

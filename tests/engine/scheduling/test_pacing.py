@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -60,6 +61,23 @@ def test_one_slow_step_is_soon_forgotten() -> None:
     assert pacer.prompt_budget(1) >= 40
 
 
+def test_a_pause_while_others_decode_lets_no_prompt_run_away() -> None:
+    pacer = Pacer(replace(CONFIG, step_overhead=9.0, token_seconds=0.001))
+    pacer.observe(Batch(rows=[DECODING]), 30.0)
+    for _ in range(10):
+        num_tokens = pacer.prompt_budget(1)
+        pacer.observe(step(num_tokens), 0.01 + num_tokens * 0.001)
+    assert pacer.prompt_budget(1) <= 40
+
+
+def test_the_smallest_budget_grows() -> None:
+    """A piece of one token would not be seen to be a piece of a prompt."""
+    pacer = Pacer(replace(CONFIG, prompt_budget=1))
+    for _ in range(10):
+        pacer.observe(step(pacer.prompt_budget(1)), 0.02)
+    assert pacer.prompt_budget(1) > 100
+
+
 def test_prompts_get_as_much_time_as_decoding_takes_at_least() -> None:
     """32 sequences take 80 ms, more than a step should: prompts get as much again."""
     pacer = Pacer(replace(CONFIG, step_overhead=8.0))
@@ -115,28 +133,98 @@ def test_a_long_prompt_beside_others_comes_in_pieces() -> None:
 
 
 class Clock:
-    """A runner whose steps take made-up times."""
+    """A runner whose steps take made-up times: `seconds(index of the step)` and so much a token."""
 
     max_launches = 1
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: Callable[[int], float] = lambda index: 0.010) -> None:
         self.now = 0.0
+        self.num_launches = 0
+        self._seconds = seconds
         self._runner = FakeRunner(CONFIG.num_blocks, CONFIG.block_size, CONFIG.max_num_seqs)
 
     def launch(self, batch: Batch) -> FakeHandle:
         is_prompt = len(batch.rows) == 1 and batch.rows[0].num_tokens > 1
-        self.now += 0.010 + (0.0005 if is_prompt else 0.001) * batch.num_tokens
+        self.now += self._seconds(self.num_launches)
+        self.now += (0.0005 if is_prompt else 0.001) * batch.num_tokens
+        self.num_launches += 1
         return self._runner.launch(batch)
+
+
+def calibrated(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> SchedulerConfig:
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: clock.now)
+    return calibrate(clock, CONFIG)
 
 
 def test_what_a_step_costs_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(calibration.time, "perf_counter", lambda: clock.now)
-    limits = calibrate(clock, CONFIG)
+    limits = calibrated(monkeypatch, clock)
     assert limits.step_overhead == pytest.approx(10.0)
-    assert limits.prompt_budget == pytest.approx((0.05 - 0.011) / 0.0005, abs=1)
+    assert limits.prompt_budget == pytest.approx((0.05 - 0.011) / 0.0005, abs=2)
     assert limits.token_seconds == pytest.approx(0.001)
     assert calibrate(clock, replace(CONFIG, target_step_seconds=None)).step_overhead == 6.0
+
+
+@pytest.mark.parametrize("first", range(0, 21, 3))
+def test_a_machine_that_is_busy_for_a_moment_is_not_taken_for_a_slow_one(
+    monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    """A third of all steps takes a tenth of a second longer."""
+    limits = calibrated(monkeypatch, Clock(lambda i: 0.11 if first <= i < first + 7 else 0.01))
+    assert limits.step_overhead == pytest.approx(10.0)
+    assert limits.prompt_budget == pytest.approx((0.05 - 0.011) / 0.0005, abs=2)
+    assert limits.token_seconds == pytest.approx(0.001)
+
+
+def test_a_machine_that_is_always_busy_leaves_the_proportions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Now and then it is free, for each kind of step at another time."""
+
+    class Shared(Clock):
+        def launch(self, batch: Batch) -> FakeHandle:
+            before = self.now
+            handle = super().launch(batch)
+            slowness = 1 + 3 * (self.num_launches % 5 != 0)
+            self.now = before + (self.now - before) * slowness
+            return handle
+
+    limits = calibrated(monkeypatch, Shared())
+    assert limits.step_overhead == pytest.approx(10.0)
+    assert limits.token_seconds == pytest.approx(0.004)
+
+
+def test_steps_that_are_long_anyhow_have_room_for_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much time as decoding takes alone, see `Pacer`."""
+    limits = calibrated(monkeypatch, Clock(lambda index: 0.199))
+    assert limits.prompt_budget == pytest.approx(0.2 / 0.0005, rel=0.02)
+
+
+@pytest.mark.parametrize("several_seconds", [0.001, 3.0])
+def test_what_cannot_be_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch, several_seconds: float
+) -> None:
+    """16 sequences as fast as one, or slower than one after the other."""
+
+    class Odd(Clock):
+        def launch(self, batch: Batch) -> FakeHandle:
+            before = self.now
+            handle = super().launch(batch)
+            if len(batch.rows) > 1:
+                self.now = before + several_seconds
+            return handle
+
+    limits = calibrated(monkeypatch, Odd())
+    assert limits.step_overhead == pytest.approx(CONFIG.step_overhead)
+    assert limits.token_seconds == pytest.approx(0.011 / 7)
+    assert limits.prompt_budget is not None and 16 <= limits.prompt_budget <= 512
+
+
+def test_a_slow_engine_does_not_measure_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick, slow = Clock(), Clock(lambda index: 5.0)
+    calibrated(monkeypatch, quick)
+    calibrated(monkeypatch, slow)
+    assert slow.num_launches == 9 < quick.num_launches
 
 
 def test_the_core_tells_how_long_its_steps_take(monkeypatch: pytest.MonkeyPatch) -> None:
