@@ -8,7 +8,6 @@ import socket
 from engine import OctavoError
 from server.wire.limits import MAX_PROBES, PROBE_AFTER_SECONDS, PROBE_SECONDS
 
-
 _MAX_MILLISECONDS = 2**31 - 1  # a socket option is a number of the system's
 
 
