@@ -196,7 +196,7 @@ def _attend_chunk(
 
     `mask` is added to the scores in `scores_shape`.
     """
-    scores = torch.bmm(q, keys.transpose(1, 2))
+    scores = _products(q, keys.transpose(1, 2))
     if soft_cap is not None:
         scores = _soft_capped(scores.float(), soft_cap)
     if mask is None:
@@ -205,8 +205,16 @@ def _attend_chunk(
         scores = (scores.view(scores_shape) + mask).view(scores.shape)
     maximum = scores.amax(-1, keepdim=True)
     weights = (scores - maximum).exp_()
-    output = torch.bmm(weights.to(values.dtype), values).float()
+    output = _products(weights.to(values.dtype), values).float()
     return _Partial(maximum, weights.sum(-1, keepdim=True), output)
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, [batch, rows, n] and [batch, n, columns]. MKL takes a batch of one another way, on
+    which a row's bits depend on how many there are."""
+    if a.shape[0] > 1 or a.dtype != torch.float32:
+        return torch.bmm(a, b)
+    return torch.bmm(a.expand(2, -1, -1), b.expand(2, -1, -1))[:1]
 
 
 def _soft_capped(scores: Tensor, cap: float) -> Tensor:

@@ -81,7 +81,7 @@ async def _build_admitted(
         )
         for position, prompt in enumerate(prompts)
     ]
-    return Completion(
+    completion = Completion(
         services.engine,
         tokenizer,
         requests,
@@ -91,6 +91,10 @@ async def _build_admitted(
         ticket=ticket,
         record=record,
     )
+    # FastAPI keeps the body until all is answered. Of these lists little may have been of use, and
+    # the queue's limits are for what was.
+    body.prompt, body.allowed_token_ids = [], None
+    return completion
 
 
 def _least_tokens(body: CompletionRequest, tokenizer: Tokenizer) -> int:
