@@ -8,6 +8,7 @@ it is doing, and the writer of its log, which is standard error.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -92,6 +93,8 @@ def _load(channel: BlockingChannel, load_runner: LoadRunner) -> EngineCore:
         limits.prompt_budget or "all",
     )
     core = EngineCore(runner, limits, on_start=lambda ids: channel.send(Started(ids)))
+    gc.collect()
+    gc.freeze()  # what is here stays: no search for garbage has to look at it, while all wait
     channel.send(Ready(runner.info))
     return core
 

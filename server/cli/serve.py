@@ -6,6 +6,7 @@ The options are made from the fields of Settings. Errors at the start are one li
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
 import os
@@ -143,15 +144,11 @@ async def _serve(settings: Settings) -> signal.Signals | None:
             # The engine's process loads torch and the weights meanwhile.
             web = await asyncio.to_thread(importlib.import_module, "server.web")
             names = _model_names(settings, checkpoint.name)
-            server = await asyncio.to_thread(
-                web.build_server,
-                engine,
-                checkpoint,
-                settings,
-                names,
-                api_keys,
-                allowed_hosts(settings.allowed_hosts, settings.host, sock),
-                on_ready=lambda: tell(
+
+            def on_ready() -> None:
+                gc.collect()
+                gc.freeze()  # what is here stays: no search for garbage has to look at it
+                tell(
                     banner(
                         names[0],
                         _origin(settings.model, path),
@@ -160,7 +157,17 @@ async def _serve(settings: Settings) -> signal.Signals | None:
                         needs_key=bool(api_keys),
                         notes=author_notes(checkpoint, settings.generation_config),
                     )
-                ),
+                )
+
+            server = await asyncio.to_thread(
+                web.build_server,
+                engine,
+                checkpoint,
+                settings,
+                names,
+                api_keys,
+                allowed_hosts(settings.allowed_hosts, settings.host, sock),
+                on_ready=on_ready,
             )
             checkpoint.close_files()  # the engine has its own
             await starting

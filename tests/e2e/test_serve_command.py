@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serve_process import ROOT, command, serving
+from serve_process import ENVIRONMENT, ROOT, command, serving
 
 COMMAND = [sys.executable, "-m", "server"]
 
@@ -190,3 +190,28 @@ def test_its_log_is_for_machines_where_there_is_no_terminal(
     assert float(samples[f"octavo:kv_cache_usage_perc{labels}"]) == 0
     assert stats["engine"]["ready"] is True
     assert stats["queue_time"]["mean"] < stats["request_latency"]["mean"]
+
+
+# Run by every Python that starts. It notes the number of frozen objects, by process.
+NOTE_FREEZING = """
+import gc, os, pathlib
+freeze = gc.freeze
+def note():
+    freeze()
+    pathlib.Path(os.environ["NOTES"], str(os.getpid())).write_text(str(gc.get_freeze_count()))
+gc.freeze = note
+"""
+
+
+def test_searches_for_garbage_leave_out_what_is_loaded(builtin_model: Path, tmp_path: Path) -> None:
+    """Else each takes as long as a few steps, in the server's process and in the engine's."""
+    (tmp_path / "sitecustomize.py").write_text(NOTE_FREEZING)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    path = os.pathsep.join([str(tmp_path), ENVIRONMENT["PYTHONPATH"]])
+    environment = {"PYTHONPATH": path, "NOTES": str(notes)}
+    with serving(command(builtin_model), environment=environment) as (process, _):
+        counts = {int(note.name): int(note.read_text()) for note in notes.iterdir()}
+    assert process.pid in counts
+    assert len(counts) == 2
+    assert min(counts.values()) > 50_000
