@@ -10,6 +10,7 @@ each stream so often, or the path of a model. Ends on SIGTERM. Log lines go to s
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -123,7 +124,12 @@ async def serve(sockets: Mapping[type[Watch], socket.socket], kind: str) -> None
         )
         for new_watch, sock in sockets.items()
     }
-    server = HttpServer(ByPort(applications), lambda: None, "info")
+
+    def on_ready() -> None:  # as in `octavo serve`
+        gc.collect()
+        gc.freeze()
+
+    server = HttpServer(ByPort(applications), on_ready, "info")
     try:
         await server.serve(list(sockets.values()))
     finally:
