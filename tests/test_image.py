@@ -245,6 +245,7 @@ def test_compose() -> None:
         assert service["ports"][0].startswith("${OCTAVO_PUBLISH:-127.0.0.1:")
         assert service["build"]["args"].keys() <= arguments_known
         assert service["volumes"] == ["octavo-cache:/cache"]
+        assert service["environment"]["OCTAVO_API_KEY"] is None, "as it is set outside, or not"
         tag = service["image"].rpartition(":")[2]
         assert tag not in ("", "latest")
     cpu, gpu = services["octavo-cpu"], services["octavo-gpu"]
