@@ -13,6 +13,7 @@ import pytest
 
 from engine import EngineProspect, Machine
 from server.cli.diagnosis import Diagnosis, Disk, ModelFacts, diagnose
+from server.cli.doctor import _examine_disk
 
 ROOT = Path(__file__).parents[2]
 RUN = "import sys; from server.cli.doctor import doctor; doctor(sys.argv[1:], prog_name='octavo')"
@@ -130,6 +131,15 @@ def test_models_that_would_be_fetched(tmp_path: Path) -> None:
         ALONE, CPU, ModelFacts("m"), replace(DISK, is_writable=False), offline=False
     )
     assert read_only.problems == ["/cache cannot be written, where the model would be kept"]
+
+
+def test_a_cache_that_is_not_there_yet(tmp_path: Path) -> None:
+    """What counts is where it would be made."""
+    disk = _examine_disk(tmp_path / "none" / "of" / "these")
+    assert disk.is_writable
+    assert disk.free_bytes
+    (tmp_path / "file").touch()
+    assert not _examine_disk(tmp_path / "file" / "none").is_writable
 
 
 @pytest.mark.parametrize(

@@ -54,3 +54,11 @@ def test_what_was_used_is_counted_to_the_token() -> None:
     for _ in range(2):
         ticket.close(30)
         assert 30 <= left() < 45
+
+
+def test_what_was_never_started_used_nothing() -> None:
+    """Its prompt was counted, and nothing computed of it."""
+    ticket = queue_of(tokens_per_minute=60).enter(A, 10)
+    ticket.settle(50)
+    ticket.close(40)
+    assert ticket.headers()["x-ratelimit-remaining-tokens"] == "60"
