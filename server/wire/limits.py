@@ -7,6 +7,7 @@ MAX_HEADER_BYTES = 32 * 1024  # names and values together
 MAX_HEADERS = 100
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_LARGE_BODIES = 64  # of that size in memory at a time, all smaller ones counted by bytes
+MAX_CONTAINERS = 200_000  # arrays and objects of a body, which take most of the time to parse it
 FREE_BODY_BYTES = (
     64 * 1024
 )  # of each body that count for nothing: a connection's buffer has as much

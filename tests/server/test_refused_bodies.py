@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import time
 
 import pytest
 
 from server.wire.body import parse_json
 from server.wire.errors import ApiError
+from server.wire.limits import MAX_CONTAINERS
 from server.wire.schemas import CompletionRequest
 
 
@@ -52,3 +54,38 @@ def test_no_search_for_garbage_among_its_lists(user: bytes) -> None:
     finally:
         gc.callbacks.remove(count)
     assert num_searches < 10  # of more than a hundred
+
+
+def containers(num: int, inside: bytes = b"[]") -> bytes:
+    return b'{"model":"m","prompt":"x","user":[%s' % b",".join([inside] * (num - 2)) + b"]}"
+
+
+@pytest.mark.parametrize("inside", [b"[]", b"{}", b"[1]", b'{"[":"\\"{"}'])
+def test_arrays_and_objects_are_counted_before_they_are_parsed(inside: bytes) -> None:
+    with pytest.raises(ApiError, match="Invalid type for 'user'"):
+        parse_json(CompletionRequest, containers(MAX_CONTAINERS, inside))
+    with pytest.raises(ApiError, match="more than 200,000 arrays and objects") as raised:
+        parse_json(CompletionRequest, containers(MAX_CONTAINERS + 1, inside))
+    assert raised.value.status == 400
+
+
+@pytest.mark.parametrize("text", [b"[{" * 10**6, b'\\"[' * 10**6, b"\\\\[" * 10**6])
+def test_those_in_a_text_are_not(text: bytes) -> None:
+    body = parse_json(CompletionRequest, b'{"model":"m","prompt":"%s","n":2}' % text)
+    assert body.n == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'"' + b'\\"[' * 10**6,  # a string without an end
+        b'"' + b"\\[" * 10**6 + b"\\",
+        b'"[' * 10**6,
+        b"[" * 3 * 10**6,
+        b"\\[" * 10**6,
+    ],
+)
+def test_what_is_no_json_is_refused_in_no_time(body: bytes) -> None:
+    started = time.perf_counter()
+    refuse(body)
+    assert time.perf_counter() - started < 10
